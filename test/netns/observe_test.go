@@ -1,0 +1,84 @@
+package netns_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// capture is a running tcpdump.
+type capture struct{ *proc }
+
+// capture starts tcpdump and waits until it sees packets.
+func (n *ns) capture(iface, filter string) *capture {
+	n.t.Helper()
+	p := n.start("tcpdump", "-Z", "root", "-l", "--immediate-mode", "-n", "-vv", "-e", "-i", iface, filter)
+	eventually(n.t, hang, func() error {
+		if !p.errOut.contains("listening on") {
+			return fmt.Errorf("tcpdump: %s", p.errOut)
+		}
+		return nil
+	})
+	return &capture{p}
+}
+
+// text is every packet so far, one line each.
+func (c *capture) text() string {
+	// -v continues a packet on lines that begin with space.
+	return regexp.MustCompile(`\n[ \t]+`).ReplaceAllString(c.out.String(), " ")
+}
+
+// sees is a condition: a packet of this form has come.
+func (c *capture) sees(pattern string) func() error {
+	re := regexp.MustCompile(pattern)
+	return func() error {
+		if !re.MatchString(c.text()) {
+			return fmt.Errorf("no packet matches %s in:\n%s", pattern, c.text())
+		}
+		return nil
+	}
+}
+
+// all is every match's first group.
+func (c *capture) all(pattern string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(c.text(), -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// monitor starts a netlink monitor ("ip", "nft", "conntrack") and waits until
+// the kernel knows of it.
+func (n *ns) monitor(args ...string) *proc {
+	n.t.Helper()
+	p := n.start(args...)
+	eventually(n.t, hang, func() error {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/netlink", p.cmd.Process.Pid))
+		if err != nil {
+			return err
+		}
+		for _, line := range strings.Split(string(table), "\n") {
+			f := strings.Fields(line)
+			if len(f) > 3 && f[2] == fmt.Sprint(p.cmd.Process.Pid) && strings.Trim(f[3], "0") != "" {
+				return nil
+			}
+		}
+		return fmt.Errorf("%v does not listen yet: %s", args, p.errOut)
+	})
+	return p
+}
+
+// settle waits until nothing has been written for a while: for "and nothing
+// more came", where there is nothing to wait for.
+func (p *proc) settle(quiet time.Duration) {
+	for {
+		before := len(p.out.list())
+		time.Sleep(quiet)
+		if len(p.out.list()) == before {
+			return
+		}
+	}
+}
