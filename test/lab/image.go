@@ -1,0 +1,204 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+)
+
+// The images that a lab can have. No registry is asked for any of them.
+const (
+	ImageAnchord = "anchord:lab"      // the repository's Dockerfile on ImageBase
+	ImageBase    = "anchord-base:lab" // Debian with the tools that the Dockerfile wants
+	ImageNginx   = "nginx:lab"        // a web server that logs clients, as the official image does
+	ImagePeer    = "peer:lab"         // test/peer: answers everyone with the address it sees
+)
+
+// debianImage is an image made of a tree, unchanged.
+type debianImage struct {
+	name    string
+	tree    tree
+	changes []string // Dockerfile instructions for the import
+}
+
+var debianImages = []debianImage{
+	{
+		name: ImageBase,
+		tree: tree{
+			name:  "image-base",
+			suite: "bookworm",
+			packages: []string{"nftables", "conntrack", "iproute2", "iputils-arping", "udhcpc", "dhcpcd-base",
+				"busybox", "tini", "ca-certificates"},
+			prepare: slim,
+			check:   []string{"nft", "--version"},
+		},
+		changes: []string{`CMD ["bash"]`},
+	},
+	{
+		name: ImageNginx,
+		tree: tree{
+			name:     "image-nginx",
+			suite:    "bookworm",
+			packages: []string{"nginx-light"},
+			prepare: slim + `
+ln -sf /dev/stdout /var/log/nginx/access.log
+ln -sf /dev/stderr /var/log/nginx/error.log`,
+			check: []string{"nginx", "-v"},
+		},
+		changes: []string{`CMD ["nginx", "-g", "daemon off;"]`, "EXPOSE 80", "STOPSIGNAL SIGQUIT"},
+	},
+}
+
+// LoadImages puts images into the engine.
+func (l *Lab) LoadImages(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		if err := l.loadImage(ctx, name); err != nil {
+			return fmt.Errorf("loading image %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (l *Lab) loadImage(ctx context.Context, name string) error {
+	switch name {
+	case ImageAnchord:
+		return l.BuildImage(ctx)
+	case ImagePeer:
+		return l.loadPeer(ctx)
+	}
+	for _, image := range debianImages {
+		if image.name != name {
+			continue
+		}
+		archive, err := l.imageArchive(ctx, image)
+		if err != nil {
+			return err
+		}
+		return l.importImage(ctx, archive, image.name, image.changes...)
+	}
+	return errors.New("the lab does not know it")
+}
+
+// BuildImage builds the repository's image as ImageAnchord, the way a user
+// without a registry would: by scripts/image, on a base that is already there.
+func (l *Lab) BuildImage(ctx context.Context) error {
+	repository, err := repositoryDir()
+	if err != nil {
+		return err
+	}
+	binary, err := l.anchordBinary()
+	if err != nil {
+		return err
+	}
+	if err := l.LoadImages(ctx, ImageBase); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(repository, "scripts/image"), ImageAnchord, ImageBase)
+	cmd.Env = append(l.Environ(), "ANCHORD_BINARY="+binary)
+	return run(cmd)
+}
+
+// loadPeer makes an image that holds nothing but one static binary.
+func (l *Lab) loadPeer(ctx context.Context) error {
+	binary, err := l.PeerBinary()
+	if err != nil {
+		return err
+	}
+	archive := filepath.Join(l.record.dir(), "peer.tar")
+	if err := run(exec.CommandContext(ctx, "tar", "-C", filepath.Dir(binary), "-cf", archive, filepath.Base(binary))); err != nil {
+		return err
+	}
+	return l.importImage(ctx, archive, ImagePeer,
+		`ENTRYPOINT ["/peer"]`, `CMD ["serve", "tcp:80", "udp:80"]`, "ENV PATH=/")
+}
+
+func (l *Lab) importImage(ctx context.Context, archive, name string, changes ...string) error {
+	args := []string{"import"}
+	for _, change := range changes {
+		args = append(args, "--change", change)
+	}
+	return run(l.Docker(ctx, append(args, archive, name)...))
+}
+
+// imageArchive gives the tar file of an image's tree, made now if need be.
+func (l *Lab) imageArchive(ctx context.Context, image debianImage) (string, error) {
+	dir, err := l.tree(ctx, image.tree)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := lockFile(dir + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	archive := filepath.Join(dir + ".tar")
+	// tar's two final blocks of zeroes are missing from a half-written one.
+	if run(exec.CommandContext(ctx, "sh", "-c", `test "$1" -nt "$2" && tar -tf "$1" >/dev/null`, "-", archive, filepath.Join(dir, marker))) == nil {
+		return archive, nil
+	}
+	partial := archive + ".partial"
+	if err := run(exec.CommandContext(ctx, "tar", "-C", dir, "--exclude=./"+marker, "--exclude=./dev/*", "-cf", partial, ".")); err != nil {
+		return "", err
+	}
+	if err := syncFS(partial); err != nil {
+		return "", err
+	}
+	return archive, os.Rename(partial, archive)
+}
+
+// Programs are compiled once per process; every lab gets a copy of its own, so
+// that nothing is left when the labs are gone.
+var (
+	anchordProgram = sync.OnceValues(func() ([]byte, error) { return compile("./cmd/anchord") })
+	peerProgram    = sync.OnceValues(func() ([]byte, error) { return compile("./test/peer") })
+)
+
+// PeerBinary is the path of test/peer, to run on hosts of the LAN.
+func (l *Lab) PeerBinary() (string, error) { return l.program("peer", peerProgram) }
+
+func (l *Lab) anchordBinary() (string, error) {
+	if l.binary != "" {
+		return l.binary, nil
+	}
+	return l.program("anchord", anchordProgram)
+}
+
+// program puts a compiled program into the lab's directory.
+func (l *Lab) program(name string, compiled func() ([]byte, error)) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	path := filepath.Join(l.record.dir(), name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	program, err := compiled()
+	if err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, program, 0o755)
+}
+
+// compile builds a static binary with the machine's Go.
+func compile(pkg string) ([]byte, error) {
+	repository, err := repositoryDir()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "anchord-build-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "program")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, pkg)
+	cmd.Dir = repository
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := run(cmd); err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", pkg, err)
+	}
+	return os.ReadFile(path)
+}
