@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -49,7 +50,7 @@ ln -sf /dev/stdout /var/log/nginx/access.log
 ln -sf /dev/stderr /var/log/nginx/error.log`,
 			check: []string{"nginx", "-v"},
 		},
-		changes: []string{`CMD ["nginx", "-g", "daemon off;"]`, "EXPOSE 80", "STOPSIGNAL SIGQUIT"},
+		changes: []string{`CMD ["nginx", "-g", "daemon off;"]`, "EXPOSE 80"},
 	},
 }
 
@@ -70,17 +71,30 @@ func (l *Lab) loadImage(ctx context.Context, name string) error {
 	case ImagePeer:
 		return l.loadPeer(ctx)
 	}
-	for _, image := range debianImages {
-		if image.name != name {
-			continue
-		}
-		archive, err := l.imageArchive(ctx, image)
-		if err != nil {
-			return err
-		}
-		return l.importImage(ctx, archive, image.name, image.changes...)
+	image, ok := findDebianImage(name)
+	if !ok {
+		return errors.New("the lab does not know it")
 	}
-	return errors.New("the lab does not know it")
+	if _, err := l.docker.ImageInspect(ctx, image.name); err == nil {
+		return nil
+	}
+	archive, err := l.imageArchive(ctx, image)
+	if err != nil {
+		return err
+	}
+	return l.importImage(ctx, archive, image.name, image.changes...)
+}
+
+// findDebianImage gives what has to come from the cache for an image.
+func findDebianImage(name string) (debianImage, bool) {
+	if name == ImageAnchord {
+		name = ImageBase
+	}
+	i := slices.IndexFunc(debianImages, func(image debianImage) bool { return image.name == name })
+	if i < 0 {
+		return debianImage{}, false
+	}
+	return debianImages[i], true
 }
 
 // BuildImage builds the repository's image as ImageAnchord, the way a user
@@ -135,9 +149,8 @@ func (l *Lab) imageArchive(ctx context.Context, image debianImage) (string, erro
 		return "", err
 	}
 	defer unlock()
-	archive := filepath.Join(dir + ".tar")
-	// tar's two final blocks of zeroes are missing from a half-written one.
-	if run(exec.CommandContext(ctx, "sh", "-c", `test "$1" -nt "$2" && tar -tf "$1" >/dev/null`, "-", archive, filepath.Join(dir, marker))) == nil {
+	archive := dir + ".tar"
+	if wholeArchive(archive, filepath.Join(dir, marker)) {
 		return archive, nil
 	}
 	partial := archive + ".partial"
@@ -148,6 +161,12 @@ func (l *Lab) imageArchive(ctx context.Context, image debianImage) (string, erro
 		return "", err
 	}
 	return archive, os.Rename(partial, archive)
+}
+
+// wholeArchive wants an archive that is newer than its tree and that tar can
+// read to its end.
+func wholeArchive(archive, tree string) bool {
+	return run(exec.Command("sh", "-c", `test "$1" -nt "$2" && tar -tf "$1"`, "-", archive, tree)) == nil
 }
 
 // Programs are compiled once per process; every lab gets a copy of its own, so
@@ -194,7 +213,7 @@ func compile(pkg string) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "program")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, pkg)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -X main.version=lab", "-o", path, pkg)
 	cmd.Dir = repository
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if err := run(cmd); err != nil {

@@ -98,7 +98,7 @@ func Up(ctx context.Context, options Options) (_ *Lab, err error) {
 
 // start makes everything that Down takes away.
 func (l *Lab) start(ctx context.Context, release Release, options Options) error {
-	trees, err := l.trees(ctx, release)
+	trees, err := l.prepare(ctx, release, options.Images)
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,8 @@ func (l *Lab) Compose(ctx context.Context, dir, project string, files []string, 
 }
 
 // Enter gives the network namespace of a running container, so that a test can
-// look at it with tools that its image does not have.
+// look at it with tools that its image does not have. It is that of the
+// container's current process: after a restart it has to be entered anew.
 func (l *Lab) Enter(ctx context.Context, container string) (*Host, error) {
 	c, err := l.docker.ContainerInspect(ctx, container)
 	if err != nil {
@@ -198,11 +199,12 @@ func (l *Lab) Enter(ctx context.Context, container string) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("entering container %s: %w", container, err)
 	}
-	if c.NetworkSettings.SandboxKey == "" {
-		return nil, fmt.Errorf("entering container %s: it has no network namespace of its own, is it running?", container)
+	if c.State.Pid == 0 {
+		return nil, fmt.Errorf("entering container %s: it does not run", container)
 	}
-	// The engine's mounts are its own, hence the way through its root.
-	path := fmt.Sprintf("/proc/%d/root%s", pid, c.NetworkSettings.SandboxKey)
+	// The engine counts processes in a namespace of its own, hence the way
+	// through what it sees as /proc.
+	path := fmt.Sprintf("/proc/%d/root/proc/%d/ns/net", pid, c.State.Pid)
 	return &Host{Name: container, path: path}, nil
 }
 

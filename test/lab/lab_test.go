@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -183,9 +185,8 @@ func get(ctx context.Context, host *Host, address string) error {
 }
 
 // Down removes everything, and so does Reap for a lab whose process was killed.
-// Not parallel: it compares the whole machine.
 func TestNothingIsLeft(t *testing.T) {
-	before := machine(t)
+	t.Parallel()
 	l, err := Up(t.Context(), Options{Release: "20.10", Images: []string{ImagePeer}})
 	if err != nil {
 		t.Fatal(err)
@@ -195,23 +196,51 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	macvlanPeer(t, l, lan)
-	id := killedOwner(t)
+	dead := killedOwner(t)
+	mine, theirs := members(t, l.record), members(t, dead)
+	if len(mine) < 6 || len(theirs) < 4 { // init, dockerd, containerd, dnsmasq; shim, peer
+		t.Errorf("the labs' processes are only %v and %v", mine, theirs)
+	}
 	if err := Reap(); err != nil {
 		t.Error(err)
 	}
 	if err := l.Down(); err != nil {
 		t.Error(err)
 	}
-	for kind, was := range before {
-		if now := machine(t)[kind]; !slices.Equal(was, now) {
-			t.Errorf("%s were\n%s\nand are now, after labs %s and %s,\n%s",
-				kind, strings.Join(was, "\n"), l.ID, id, strings.Join(now, "\n"))
+	for _, process := range append(mine, theirs...) {
+		if process.alive() {
+			t.Errorf("process %d still runs", process.PID)
 		}
+	}
+	checkGone(t, l.ID)
+	checkGone(t, dead.ID)
+}
+
+// An Up that is interrupted cleans up by itself, wherever it was.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []time.Duration{1, 20 * time.Millisecond, 60 * time.Millisecond, 200 * time.Millisecond} {
+		t.Run(limit.String(), func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			l, err := Up(ctx, Options{Images: []string{ImageNginx}})
+			if err == nil {
+				l.Down()
+				t.Fatal("the lab came up all the same")
+			}
+			t.Log(err)
+			id := regexp.MustCompile(`lab ([0-9a-f]{8})`).FindStringSubmatch(err.Error())
+			if id == nil {
+				t.Fatal("the error does not name the lab")
+			}
+			checkGone(t, id[1])
+		})
 	}
 }
 
 // killedOwner makes a lab in another process and kills that process.
-func killedOwner(t *testing.T) string {
+func killedOwner(t *testing.T) record {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "ANCHORD_LAB_ORPHAN=1")
@@ -233,7 +262,11 @@ func killedOwner(t *testing.T) string {
 	if err != nil || !slices.ContainsFunc(labs, func(l Info) bool { return l.ID == id && !l.Alive }) {
 		t.Fatalf("lab %s is not listed as dead: %v, %v", id, labs, err)
 	}
-	return id
+	r, err := loadRecord(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // A kept lab survives Reap and its process, and can be opened and removed.
@@ -258,42 +291,48 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// machine is what a lab could leave behind.
-func machine(t *testing.T) map[string][]string {
+// members are the processes in a lab's namespaces and all below the engine,
+// which are those of containers.
+func members(t *testing.T, r record) []processID {
 	t.Helper()
-	state := map[string][]string{"processes": ourProcesses(t)}
-	for kind, command := range map[string]string{
-		"namespaces":     "ls /run/netns 2>/dev/null || true",
-		"mounts":         "cut -d' ' -f5,9- /proc/self/mountinfo",
-		"control groups": "find /sys/fs/cgroup -type d -name 'anchord-lab-*' 2>/dev/null || true",
-		"directories":    "ls -d /run/anchord-lab/* /var/tmp/anchord-lab-* 2>/dev/null || true",
-		"interfaces":     "ls /sys/class/net",
-	} {
-		lines := strings.Split(output(t, exec.Command("sh", "-c", command)), "\n")
-		slices.Sort(lines)
-		state[kind] = lines
-	}
-	return state
-}
-
-// ourProcesses are those that a lab starts.
-func ourProcesses(t *testing.T) []string {
-	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	names, err := r.namespaces()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found []string
-	for _, path := range paths {
-		line, _ := os.ReadFile(path)
-		for _, name := range []string{"dockerd", "containerd", "dnsmasq", "/peer\x00", "tini"} {
-			if strings.Contains(string(line), name) {
-				found = append(found, path+" "+string(line))
-				break
+	pids := processesIn(names...)
+	for i := 0; i < len(pids); i++ {
+		children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[i]))
+		for _, path := range children {
+			text, _ := os.ReadFile(path)
+			for _, field := range strings.Fields(string(text)) {
+				if pid, _ := strconv.Atoi(field); !slices.Contains(pids, pid) {
+					pids = append(pids, pid)
+				}
 			}
 		}
 	}
-	return found
+	var processes []processID
+	for _, pid := range pids {
+		processes = append(processes, processID{PID: pid, Start: startTime(pid)})
+	}
+	return processes
+}
+
+// checkGone looks in all the places where a lab leaves its id.
+func checkGone(t *testing.T, id string) {
+	t.Helper()
+	for kind, command := range map[string]string{
+		"namespaces":     "ls /run/netns",
+		"mounts":         "cat /proc/self/mountinfo",
+		"control groups": "find /sys/fs/cgroup -type d",
+		"directories":    "ls /run/anchord-lab /var/tmp",
+		"processes":      "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+	} {
+		out, _ := exec.Command("sh", "-c", command).Output()
+		if strings.Contains(string(out), id) {
+			t.Errorf("lab %s has left some of its %s", id, kind)
+		}
+	}
 }
 
 func TestParseLeases(t *testing.T) {

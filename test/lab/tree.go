@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,8 +47,9 @@ const slim = `rm -rf /usr/share/doc /usr/share/man /usr/share/info /usr/share/lo
 
 type trees struct{ engine, cli string }
 
-// trees makes sure of the trees for one release.
-func (l *Lab) trees(ctx context.Context, release Release) (trees, error) {
+// prepare makes sure of what the cache has to hold for one lab, all at the same
+// time: much of building a tree is waiting.
+func (l *Lab) prepare(ctx context.Context, release Release, images []string) (trees, error) {
 	var t trees
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
@@ -60,7 +62,14 @@ func (l *Lab) trees(ctx context.Context, release Release) (trees, error) {
 			return err
 		})
 	}
-	// Trees of images that will be asked for are made at the same time.
+	for _, name := range images {
+		if image, ok := findDebianImage(name); ok {
+			group.Go(func() error {
+				_, err := l.imageArchive(ctx, image)
+				return err
+			})
+		}
+	}
 	err := group.Wait()
 	if release == newestEngine {
 		t.engine = t.cli
@@ -70,22 +79,12 @@ func (l *Lab) trees(ctx context.Context, release Release) (trees, error) {
 
 // Prepare fills the cache with everything that labs need, as far as it is not
 // there.
-func Prepare(ctx context.Context, options Options) error {
-	l := &Lab{ID: "cache", log: options.Log}
-	if l.log == nil {
-		l.log = os.Stderr
-	}
+func Prepare(ctx context.Context, log io.Writer) error {
+	l := &Lab{ID: "cache", log: log}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(3) // the rest of the time is spent waiting for packages
 	for _, release := range Releases {
 		group.Go(func() error {
-			_, err := l.tree(ctx, engineTree(release))
-			return err
-		})
-	}
-	for _, image := range debianImages {
-		group.Go(func() error {
-			_, err := l.imageArchive(ctx, image)
+			_, err := l.prepare(ctx, release, []string{ImageBase, ImageNginx})
 			return err
 		})
 	}
@@ -111,14 +110,14 @@ func (l *Lab) tree(ctx context.Context, t tree) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	if t.whole(ctx, dir) {
+	if t.whole(dir) {
 		return dir, nil
 	}
 	l.logf("building %s from Debian %s (about 40 s)", t.name, t.suite)
 	if err := t.build(ctx, dir); err != nil {
 		return "", fmt.Errorf("building %s from Debian packages: %w", t.name, err)
 	}
-	if !t.whole(ctx, dir) {
+	if !t.whole(dir) {
 		return "", fmt.Errorf("building %s: %q does not work in %s", t.name, strings.Join(t.check, " "), dir)
 	}
 	return dir, nil
@@ -134,11 +133,13 @@ func (t tree) fingerprint() string {
 // marker is written last.
 const marker = ".complete"
 
-func (t tree) whole(ctx context.Context, dir string) bool {
+// whole does not stop half-way with a context: a tree that was not looked at to
+// the end must not be taken for a broken one and thrown away.
+func (t tree) whole(dir string) bool {
 	if _, err := os.Stat(filepath.Join(dir, marker)); err != nil {
 		return false
 	}
-	return run(exec.CommandContext(ctx, "chroot", append([]string{dir}, t.check...)...)) == nil
+	return run(exec.Command("chroot", append([]string{dir}, t.check...)...)) == nil
 }
 
 // build makes the tree beside its place and moves it there when it is done.

@@ -59,7 +59,7 @@ type FlowReport struct {
 	From       string // the one socket that all was sent from
 	Sent       int
 	Answered   int
-	Errors     int           // sends that the kernel refused, as after an ICMP error
+	Errors     int           // ICMP errors that came back, as for a closed port
 	FirstAfter time.Duration // from the first datagram to the first answer; zero if there was none
 	LongestGap time.Duration // without an answer, both ends of the flow included
 	Hosts      []string      // who answered, in the order in which they took over
@@ -88,6 +88,7 @@ func UDPFlow(ctx context.Context, dialer Dialer, address string, interval, lengt
 	<-received
 	conn.Close()
 	f.noteGap(time.Now())
+	f.report.Errors = int(f.errors.Load())
 	return f.report, nil
 }
 
@@ -97,6 +98,7 @@ type flow struct {
 	start  time.Time
 	gap    time.Duration
 	last   time.Time
+	errors atomic.Int64 // the kernel tells them to whichever call comes next
 	report FlowReport
 }
 
@@ -106,7 +108,7 @@ func (f *flow) send(ctx context.Context, interval time.Duration) {
 	for {
 		f.report.Sent++
 		if _, err := fmt.Fprintf(f.conn, "%d\n", f.report.Sent); err != nil {
-			f.report.Errors++
+			f.errors.Add(1)
 		}
 		select {
 		case <-ctx.Done():
@@ -116,8 +118,8 @@ func (f *flow) send(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// receive ends at the read deadline; other errors are ICMP's about a datagram
-// sent earlier, and the flow goes on.
+// receive ends at the read deadline; other errors are about a datagram sent
+// earlier, and the flow goes on.
 func (f *flow) receive() {
 	buf := make([]byte, 65536)
 	for {
@@ -126,6 +128,7 @@ func (f *flow) receive() {
 			return
 		}
 		if err != nil {
+			f.errors.Add(1)
 			continue
 		}
 		f.note(string(buf[:n]), time.Now())
