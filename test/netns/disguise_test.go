@@ -1,0 +1,203 @@
+package netns_test
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// twins is a project and an ordinary host with the same ports open.
+func twins(t *testing.T) *running {
+	r := start(t, setup{})
+	web := r.backend("web", 10, "tcp/80,udp/53")
+	for _, n := range []*ns{web.ns, r.plain} {
+		n.serveTCP("twin", ":80")
+		n.serveUDP("twin", ":53")
+	}
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "twin "+clientIP))
+	return r
+}
+
+var nmapPort = regexp.MustCompile(`<port protocol="(\w+)" portid="(\d+)"><state state="([^"]*)" reason="([^"]*)" reason_ttl="(\d+)"`)
+
+// scan is every port's state, the reason for it and that packet's TTL.
+func scan(t *testing.T, from *ns, target string, args ...string) []string {
+	t.Helper()
+	out, err := from.try(append(append([]string{"nmap", "-n", "-Pn", "-oX", "-", "--reason"}, args...), target)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ports []string
+	for _, m := range nmapPort.FindAllStringSubmatch(out, -1) {
+		ports = append(ports, strings.Join(m[1:], " "))
+	}
+	slices.Sort(ports)
+	if len(ports) == 0 {
+		t.Fatalf("nmap found no port:\n%s", out)
+	}
+	return ports
+}
+
+func TestNmapCannotTellTheProjectFromAServer(t *testing.T) {
+	t.Parallel()
+	r := twins(t)
+	for _, c := range []struct {
+		name string
+		args []string
+		want string // one line of the ordinary host: proves that the scan sees something
+	}{
+		{"SYN", []string{"-sS", "-p", "22,80,81,9090"}, "tcp 81 closed reset 64"},
+		{"ACK", []string{"-sA", "-p", "22,80,81"}, "tcp 80 unfiltered reset 64"},
+		{"FIN", []string{"-sF", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
+		{"NULL", []string{"-sN", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
+		{"Xmas", []string{"-sX", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
+		{"Window", []string{"-sW", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
+		{"UDP", []string{"-sU", "-p", "53,68,81,546,5353"}, "udp 81 closed port-unreach 64"},
+		{"IP protocols", []string{"-sO", "-p", "1,2,6,17,41,47,50,132,200"}, "ip 200 closed proto-unreach 64"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, from := range []*ns{r.client, r.outside} {
+				want := scan(t, from, plainIP, c.args...)
+				if from == r.client && !slices.Contains(want, c.want) {
+					t.Fatalf("the ordinary host shows %q, without %q", want, c.want)
+				}
+				if got := scan(t, from, r.ext, c.args...); !slices.Equal(got, want) {
+					t.Errorf("from %s:\nthe project       %q\nan ordinary host  %q", from.name, got, want)
+				}
+			}
+		})
+	}
+}
+
+var (
+	traceTime = regexp.MustCompile(`\s+[\d.]+ ms`)
+	hopLine   = regexp.MustCompile(`(?m)^\s*\d+ .*$`)
+)
+
+// hops is what traceroute shows without the times, the target called TARGET.
+func hops(t *testing.T, from *ns, target string, args ...string) []string {
+	t.Helper()
+	out, err := from.try(append(append([]string{"traceroute", "-n", "-q", "2", "-w", "1", "-m", "8"}, args...), target)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := hopLine.FindAllString(traceTime.ReplaceAllString(out, ""), -1)
+	for i := range lines {
+		lines[i] = strings.Join(strings.Fields(strings.ReplaceAll(lines[i], target, "TARGET")), " ")
+	}
+	return lines
+}
+
+func TestTracerouteCountsTheProjectAsOneHost(t *testing.T) {
+	t.Parallel()
+	r := twins(t)
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"TCP to an open port", []string{"-T", "-p", "80"}},
+		{"TCP to a closed port", []string{"-T", "-p", "81"}},
+		{"UDP", []string{"-U", "-p", "40000"}},
+		{"UDP to an open port", []string{"-U", "-p", "53"}},
+		{"UDP, ascending ports", nil},
+		{"ICMP", []string{"-I"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for from, want := range map[*ns][]string{
+				r.client:  {"1 TARGET"},
+				r.outside: {"1 203.0.113.1", "2 TARGET"},
+			} {
+				if got := hops(t, from, plainIP, c.args...); !slices.Equal(got, want) {
+					t.Fatalf("%s to an ordinary host: %q, want %q", from.name, got, want)
+				}
+				if got := hops(t, from, r.ext, c.args...); !slices.Equal(got, want) {
+					t.Errorf("%s to the project: %q, want %q", from.name, got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestAnApplicationsOwnTracerouteSeesTheRouterFirst(t *testing.T) {
+	t.Parallel()
+	r := twins(t)
+	app := r.backend("app", 11, "")
+	want := []string{"1 " + routerIP, "2 TARGET"}
+	for name, args := range map[string][]string{"UDP": nil, "ICMP": {"-I"}, "TCP": {"-T", "-p", "80"}} {
+		t.Run(name, func(t *testing.T) {
+			if got := hops(t, app.ns, outsideIP, args...); !slices.Equal(got, want) {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestPacketsLeaveWithTheTTLThatTheApplicationChose(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	app := r.backend("app", 10, "")
+	for _, ttl := range []int{1, 2, 3, 5, 64, 65, 128, 255} {
+		t.Run(fmt.Sprint(ttl), func(t *testing.T) {
+			port := 20000 + ttl
+			seen := r.plain.capture("eth0", fmt.Sprintf("udp dst port %d", port))
+			app.sendTTL(t, ttl, fmt.Sprintf("%s:%d", plainIP, port))
+			eventually(t, deadline, seen.sees(`> `+plainIP))
+			if got := seen.all(`ttl (\d+)`); !slices.Equal(got, []string{fmt.Sprint(ttl)}) {
+				t.Errorf("left with %v", got)
+			}
+		})
+	}
+}
+
+func TestPacketsArriveAtTheApplicationWithoutALostHop(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	web := r.backend("web", 10, "udp/53")
+	web.serveUDP("web", ":53")
+	seen := web.capture("transit0", "udp dst port 53")
+	for _, ttl := range []int{1, 2, 64} {
+		before := len(seen.all(`ttl (\d+)`))
+		r.client.sendTTL(t, ttl, r.addr(53))
+		eventually(t, deadline, func() error {
+			if len(seen.all(`ttl (\d+)`)) == before {
+				return fmt.Errorf("a packet with TTL %d did not arrive", ttl)
+			}
+			return nil
+		})
+		if got := seen.all(`ttl (\d+)`); got[len(got)-1] != fmt.Sprint(ttl) {
+			t.Errorf("sent with TTL %d, arrived with %s", ttl, got[len(got)-1])
+		}
+	}
+}
+
+// sendTTL sends one datagram with a chosen TTL.
+func (n *ns) sendTTL(t *testing.T, ttl int, addr string) {
+	t.Helper()
+	var c net.Conn
+	err := in(n, func() (err error) {
+		d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+			ctlErr := raw.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, ttl)
+			})
+			if err == nil {
+				err = ctlErr
+			}
+			return err
+		}}
+		c, err = d.Dial("udp4", addr)
+		return err
+	})
+	if err == nil {
+		defer c.Close()
+		_, err = c.Write([]byte("?\n"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}

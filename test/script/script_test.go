@@ -1,0 +1,165 @@
+// Package script_test runs the real anchord with fakes of every tool that it
+// starts. Each fake writes what it was asked into one file, so that a script
+// can compare the order of effects across tools, and answers from a file, so
+// that each can be made to fail. Docker is fakedocker.
+package script_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/docker/docker/api/types/network"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/AlexCherrypi/anchord/test/fakedocker"
+)
+
+func TestMain(m *testing.M) {
+	tools := map[string]func(){}
+	for _, name := range []string{"nft", "ip", "conntrack", "udhcpc", "busybox", "dhcpcd"} {
+		tools[name] = func() { os.Exit(fakeTool(name)) }
+	}
+	testscript.Main(m, tools)
+}
+
+func TestScripts(t *testing.T) {
+	bin := build(t)
+	rootfs, err := filepath.Abs("../../rootfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+bin)
+			env.Setenv("FAKE_ROOTFS", rootfs)
+			return setUp(env)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"docker":  cmdDocker,
+			"anchord": cmdAnchord,
+			"await":   cmdAwait,
+			"order":   cmdOrder,
+			"times":   cmdTimes,
+			"events":  cmdEvents,
+			"json":    cmdJSON,
+		},
+	})
+}
+
+// build compiles the program once and returns its directory.
+func build(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "anchord"), "./cmd/anchord")
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build ./cmd/anchord: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// The project that every script begins with.
+const (
+	anchordID  = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	lanMAC     = "02:42:aa:00:00:01"
+	transitMAC = "02:42:aa:00:00:02"
+)
+
+// state is what a script's commands share.
+type state struct {
+	docker *fakedocker.Server
+	mu     sync.Mutex
+	run    *running
+}
+
+type stateKey struct{}
+
+// setUp gives a script its engine with anchord's own container, its
+// environment and the tools' usual answers, where it brings none of its own.
+func setUp(env *testscript.Env) error {
+	fake := filepath.Join(env.WorkDir, "fake")
+	if err := os.MkdirAll(fake, 0o755); err != nil {
+		return err
+	}
+	for name, text := range usualAnswers {
+		path := filepath.Join(fake, name)
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	// A unix socket's path must be short.
+	dir, err := os.MkdirTemp("", "d")
+	if err != nil {
+		return err
+	}
+	srv, err := fakedocker.Start(filepath.Join(dir, "sock"))
+	if err != nil {
+		return err
+	}
+	st := &state{docker: srv}
+	env.Defer(func() {
+		st.end()
+		srv.Close()
+		os.RemoveAll(dir)
+	})
+	env.Values[stateKey{}] = st
+	st.populate()
+	for k, v := range map[string]string{
+		"FAKE_DIR": fake, "DOCKER_HOST": srv.Host(), "HOSTNAME": anchordID,
+		"ANCHORD_RUN_DIR": filepath.Join(dir, "run"), "ANCHORD_METRICS_ADDR": "",
+	} {
+		env.Setenv(k, v)
+	}
+	return nil
+}
+
+func (st *state) populate() {
+	st.docker.SetNetwork(network.Inspect{Name: "shop_lan", Driver: "macvlan"})
+	st.docker.SetNetwork(network.Inspect{
+		Name: "shop_transit", Driver: "bridge", EnableIPv4: true,
+		Options: map[string]string{"com.docker.network.bridge.inhibit_ipv4": "true"},
+		IPAM:    network.IPAM{Config: []network.IPAMConfig{{Subnet: "10.213.0.0/24", Gateway: "10.213.0.1"}}},
+	})
+	st.docker.AddContainer(fakedocker.Container{
+		ID: anchordID, Name: "shop-anchord-1", Image: "anchord",
+		Labels: map[string]string{"com.docker.compose.project": "shop", "com.docker.compose.service": "anchord"},
+		Networks: map[string]network.EndpointSettings{
+			"shop_lan":     {MacAddress: lanMAC},
+			"shop_transit": {MacAddress: transitMAC, IPAddress: "10.213.0.2", IPPrefixLen: 24, Gateway: "10.213.0.1"},
+		},
+	})
+}
+
+// usualAnswers is what the tools say in a container that has just started.
+// ip-links is without an address on lan0, as Docker leaves it with
+// enable_ipv4: false.
+var usualAnswers = map[string]string{
+	"ip": `address show => stdout=ip-links
+link show => stdout=ip-links
+route show => stdout=ip-routes
+neigh => stdout=ip-routes
+`,
+	"ip-links": fmt.Sprintf(`[
+{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP","LOWER_UP"],"mtu":65536,"operstate":"UNKNOWN","link_type":"loopback","address":"00:00:00:00:00:00","addr_info":[]},
+{"ifindex":2,"ifname":"lan0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"operstate":"UP","link_type":"ether","address":"%s","broadcast":"ff:ff:ff:ff:ff:ff","addr_info":[]},
+{"ifindex":3,"ifname":"transit0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"operstate":"UP","link_type":"ether","address":"%s","broadcast":"ff:ff:ff:ff:ff:ff","addr_info":[{"family":"inet","local":"10.213.0.2","prefixlen":24,"scope":"global","label":"transit0","valid_life_time":4294967295,"preferred_life_time":4294967295}]}
+]
+`, lanMAC, transitMAC),
+	"ip-routes": "[]\n",
+	"nft": `list tables => stdout=nft-tables
+-j => stdout=nft-json
+`,
+	"nft-tables": "table ip anchord_v4\ntable ip6 anchord_v6\n",
+	"nft-json":   `{"nftables":[{"metainfo":{"version":"1.0.6","release_name":"Lester Gooch","json_schema_version":1}}]}` + "\n",
+	"conntrack":  "-D => exit=1 stderr=conntrack-none\n", "conntrack-none": "conntrack v1.4.7 (conntrack-tools): 0 flow entries have been deleted.\n",
+	"udhcpc": "", "busybox": "", "dhcpcd": "",
+}
