@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,13 +160,15 @@ func (l *Lab) Root() *Host { return l.root }
 func (l *Lab) EngineLog() string { return filepath.Join(l.record.dir(), "engine.log") }
 
 // Environ is what a program needs in its environment to use the lab's engine
-// through the lab's own docker CLI and plugins.
+// through the lab's own docker CLI and plugins. What the caller has set for
+// Docker is left out.
 func (l *Lab) Environ() []string {
-	return append(os.Environ(),
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "DOCKER_") || strings.HasPrefix(v, "COMPOSE_") || strings.HasPrefix(v, "BUILDX_")
+	})
+	return append(env,
 		"DOCKER_HOST="+l.Host(),
 		"DOCKER_CONFIG="+l.record.cliDir(),
-		"DOCKER_CONTEXT=", // a context of the caller's would win over the host
-		"COMPOSE_PROJECT_NAME=",
 		"PATH="+l.record.cliDir()+":"+os.Getenv("PATH"))
 }
 

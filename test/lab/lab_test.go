@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 // orphan makes a lab, says its id and never takes it down.
 func orphan() error {
-	l, err := Up(context.Background(), Options{Release: "28"})
+	l, err := Up(context.Background(), Options{Keep: os.Getenv("ANCHORD_LAB_ORPHAN") == "keep"})
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	macvlanPeer(t, l, lan)
-	dead := killedOwner(t)
+	dead := killedOwner(t, "reap")
 	mine, theirs := members(t, l.record), members(t, dead)
 	if len(mine) < 6 || len(theirs) < 4 { // init, dockerd, containerd, dnsmasq; shim, peer
 		t.Errorf("the labs' processes are only %v and %v", mine, theirs)
@@ -240,10 +240,10 @@ func TestInterrupted(t *testing.T) {
 }
 
 // killedOwner makes a lab in another process and kills that process.
-func killedOwner(t *testing.T) record {
+func killedOwner(t *testing.T, mode string) record {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ANCHORD_LAB_ORPHAN=1")
+	cmd.Env = append(os.Environ(), "ANCHORD_LAB_ORPHAN="+mode)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -272,21 +272,31 @@ func killedOwner(t *testing.T) record {
 // A kept lab survives Reap and its process, and can be opened and removed.
 func TestKeep(t *testing.T) {
 	t.Parallel()
-	l, err := Up(t.Context(), Options{Keep: true})
+	kept := killedOwner(t, "keep")
+	if err := Reap(); err != nil {
+		t.Error(err)
+	}
+	l, err := Open(kept.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened, err := Open(l.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := opened.Client().Ping(t.Context()); err != nil {
+	if _, err := l.Client().Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := opened.Down(); err != nil {
+	processes := members(t, kept)
+	if len(processes) < 4 { // init, dockerd, containerd, dnsmasq
+		t.Errorf("of the kept lab only %v run", processes)
+	}
+	if err := l.Down(); err != nil {
 		t.Error(err)
 	}
-	if _, err := Open(l.ID); !errors.Is(err, os.ErrNotExist) {
+	for _, process := range processes {
+		if process.alive() {
+			t.Errorf("process %d still runs", process.PID)
+		}
+	}
+	checkGone(t, kept.ID)
+	if _, err := Open(kept.ID); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the lab can still be opened: %v", err)
 	}
 }
