@@ -1,0 +1,142 @@
+// Command anchord makes one Docker Compose project look like one server on
+// the LAN. See the package anchord for what it does and the documentation for
+// how to use it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Set by the linker.
+var (
+	version = "development"
+	commit  = "unknown"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// commands is the command line; each command's fields are the variables that
+// it reads.
+type commands struct {
+	NetworkAnchor networkAnchorCmd `cmd:"" name:"network-anchor" default:"withargs" help:"Be the project's one server on the LAN: hold its address, rules and routes. This is the default."`
+	ServiceAnchor serviceAnchorCmd `cmd:"" name:"service-anchor" help:"Keep this network namespace's default route on the network-anchor."`
+	Status        statusCmd        `cmd:"" help:"Show who the project is on the LAN, what is exposed, and what is wrong."`
+	Render        renderCmd        `cmd:"" help:"Print the ruleset that would be applied for the live state; change nothing."`
+	Healthcheck   healthcheckCmd   `cmd:"" help:"Exit 0 if the running anchord is ready, else 1 with what is missing."`
+	Version       versionCmd       `cmd:"" help:"Print the version."`
+}
+
+var modes = []string{"network-anchor", "service-anchor"}
+
+func main() {
+	unsetEmpty()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// unsetEmpty makes an empty variable the same as none, as in Compose files a
+// variable is often set to the empty expansion of another. The one whose
+// empty value means something is left alone.
+func unsetEmpty() {
+	for _, pair := range os.Environ() {
+		name, value, _ := strings.Cut(pair, "=")
+		ours := strings.HasPrefix(name, "ANCHORD_") || name == "COMPOSE_PROJECT_NAME" || name == "DOCKER_HOST"
+		if ours && value == "" && name != "ANCHORD_METRICS_ADDR" {
+			os.Unsetenv(name)
+		}
+	}
+}
+
+// run parses, runs one command and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	args, err := withMode(args, os.Getenv("ANCHORD_MODE"))
+	if err != nil {
+		fmt.Fprintln(stderr, "anchord:", err)
+		return exitUsage
+	}
+	exit := -1
+	parser, err := kong.New(&commands{},
+		kong.Name("anchord"),
+		kong.Description("One Docker Compose project as one server on the LAN. Configured by environment variables only."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.BindTo(stdout, (*io.Writer)(nil)),
+		kong.Help(printHelp),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "anchord:", err)
+		return exitFailed
+	}
+	parsed, err := parser.Parse(args)
+	if exit >= 0 {
+		return exit // help was asked for and given
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "anchord:", err)
+		return exitUsage
+	}
+	if err := parsed.Run(); err != nil {
+		return report(err, stderr)
+	}
+	return exitOK
+}
+
+// report tells an error, unless it was logged already, and returns its exit
+// code.
+func report(err error, stderr io.Writer) int {
+	var bad *configError
+	switch {
+	case errors.As(err, &bad):
+		if !bad.logged {
+			fmt.Fprintln(stderr, "anchord:", strings.ReplaceAll(err.Error(), "\n", "\nanchord: "))
+		}
+		return exitUsage
+	case errors.Is(err, errLogged):
+		return exitFailed
+	}
+	fmt.Fprintln(stderr, "anchord:", err)
+	return exitFailed
+}
+
+// errLogged is a failure that the log has told already.
+var errLogged = errors.New("failed; see the log")
+
+// withMode checks the mode that is given by the first argument or, without
+// one, by the variable, and puts it in front.
+func withMode(args []string, variable string) ([]string, error) {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		known := append([]string{"status", "render", "healthcheck", "version"}, modes...)
+		for _, k := range known {
+			if args[0] == k {
+				return args, nil
+			}
+		}
+		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, version", args[0], strings.Join(modes, ", "))
+	}
+	if variable == "" || (len(args) > 0 && (args[0] == "--help" || args[0] == "-h")) {
+		return args, nil
+	}
+	for _, m := range modes {
+		if variable == m {
+			return append([]string{m}, args...), nil
+		}
+	}
+	return nil, fmt.Errorf("ANCHORD_MODE=%q: unknown mode; modes are %s", variable, strings.Join(modes, ", "))
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/exec"
+	"github.com/AlexCherrypi/anchord/templates"
+	"github.com/AlexCherrypi/anchord/watch"
+)
+
+type networkAnchorCmd struct {
+	commonVars
+	networkVars
+}
+
+// dhcpScript is part of the image.
+const dhcpScript = "/usr/share/anchord/udhcpc.script"
+
+// stopTimeout is the whole of a clean stop.
+const stopTimeout = 5 * time.Second
+
+func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer) error {
+	log := newLogger(stdout, c.level())
+	bad := &configError{}
+	c.check(bad)
+	config, backoffMax, warnings := c.config(bad)
+	if err := log.start("network-anchor", bad, warnings); err != nil {
+		return err
+	}
+	n, err := newNetworkAnchor(c, config, backoffMax, log)
+	if err != nil {
+		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
+		return errLogged
+	}
+	return n.run(ctx)
+}
+
+// networkAnchor is the wiring: watchers fire the trigger, the reconciler
+// decides, exec does.
+type networkAnchor struct {
+	vars       *networkAnchorCmd
+	log        logger
+	docker     *watch.Docker
+	nft        *exec.NFT
+	reconciler *anchord.Reconciler
+	trigger    *anchord.Trigger
+	metrics    *networkMetrics
+	server     server
+	leases     watch.LeaseDir
+
+	mu         sync.Mutex
+	last       anchord.Outcome
+	changed    time.Time // last time that the ruleset changed
+	dockerErr  error
+	dockerSeen bool // it was reported whether Docker answers
+	ready      bool
+}
+
+func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax time.Duration, log logger) (*networkAnchor, error) {
+	leaseDir := exec.LeaseDir(c.RunDir)
+	if err := os.MkdirAll(leaseDir, 0o700); err != nil {
+		return nil, fmt.Errorf("ANCHORD_RUN_DIR: %w (mount a tmpfs there if the root file system is read-only)", err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("reading the boot's id: %w", err)
+	}
+	docker, err := watch.NewDocker(c.DockerHost, watch.OwnReferences())
+	if err != nil {
+		return nil, err
+	}
+	renderer, err := templates.New()
+	if err != nil {
+		return nil, err
+	}
+	bootID := strings.TrimSpace(string(boot))
+	registry := newRegistry()
+	n := &networkAnchor{
+		vars: c, log: log, docker: docker, nft: &exec.NFT{},
+		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
+		metrics: newNetworkMetrics(registry, uptime, bootID),
+	}
+	n.server = server{registry: registry, unmet: n.unmet, status: func(ctx context.Context) any { return n.status(ctx) }}
+	ip := exec.IP{}
+	n.reconciler = &anchord.Reconciler{
+		Config: config, Docker: docker, Kernel: ip, Addresses: ip, Routes: ip, Neighbours: ip,
+		Flows: exec.Conntrack{}, Renderer: renderer, Tables: n.nft, Leases: n.leases,
+		DHCP:     &exec.DHCP4{Script: dhcpScript, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event},
+		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,
+	}
+	return n, nil
+}
+
+// uptime is the time since boot, suspended time included (clock_gettime(2)),
+// which is what /proc/uptime shows too.
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0 // cannot fail on any kernel that has nftables
+	}
+	return time.Duration(t.Nano())
+}
+
+// run works until ctx ends, then undoes everything.
+func (n *networkAnchor) run(ctx context.Context) error {
+	serving, stopServing := context.WithCancel(context.Background())
+	defer stopServing()
+	n.server.serve(serving, n.vars.RunDir, n.vars.MetricsAddr, n.log)
+
+	group, working := errgroup.WithContext(ctx)
+	monitors, stopMonitors := context.WithCancel(working)
+	defer stopMonitors()
+	n.watch(monitors, group)
+	group.Go(func() error {
+		if err := n.reconciler.Run(working); err != nil {
+			return err
+		}
+		return ctx.Err()
+	})
+	err := group.Wait()
+	if errors.Is(err, anchord.ErrNoProject) {
+		n.log.Event(anchord.Error, anchord.EventConfigInvalid, err.Error(), nil)
+		_ = n.stop()
+		return &configError{faults: []string{err.Error()}, logged: true}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		n.log.Event(anchord.Error, anchord.EventStopping, err.Error(), nil)
+		_ = n.stop()
+		return errLogged
+	}
+	return n.stop()
+}
+
+// watch starts everything that fires the trigger.
+func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
+	rules := &watch.Ruleset{Fire: n.trigger.Fire}
+	for _, child := range []*exec.Child{
+		{
+			Args:    []string{"ip", "monitor", "link", "address", "route"},
+			Line:    func(string) { n.trigger.Fire(anchord.SourceKernel, time.Time{}) },
+			Started: func() { n.trigger.Fire(anchord.SourceKernel, time.Time{}) },
+		},
+		{Args: []string{"nft", "monitor"}, Line: rules.Line},
+	} {
+		child.Exited = n.childExited(child.Args[0] + " monitor")
+		group.Go(func() error { child.Run(ctx); return nil })
+	}
+	group.Go(func() error { return n.leases.Follow(ctx, n.trigger.Fire) })
+	group.Go(func() error {
+		n.docker.Follow(ctx, n.trigger.Fire, n.dockerConnected)
+		return nil
+	})
+}
+
+func (n *networkAnchor) childExited(what string) func(error, time.Duration) {
+	return func(err error, again time.Duration) {
+		n.log.Event(anchord.Warn, anchord.EventChildExited, what+" ended and is started again", anchord.Fields{"error": err.Error(), "again_in_s": again.Seconds()})
+	}
+}
+
+func (n *networkAnchor) stop() error {
+	n.log.Event(anchord.Info, anchord.EventStopping, "anchord stops", nil)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	err := n.reconciler.Stop(ctx)
+	_ = n.docker.Close()
+	if err != nil {
+		n.log.Event(anchord.Error, anchord.EventStopped, "stopped, but not everything could be undone", anchord.Fields{"error": err.Error()})
+		return errLogged
+	}
+	n.log.Event(anchord.Info, anchord.EventStopped, "stopped; everything is undone", nil)
+	return nil
+}
+
+// Event logs, and counts what only the DHCP client tells.
+func (n *networkAnchor) Event(level anchord.Level, event, message string, fields anchord.Fields) {
+	n.log.Event(level, event, message, fields)
+	v4 := anchord.V4.String()
+	switch event {
+	case anchord.EventDHCPBound:
+		n.metrics.acquired.WithLabelValues(v4, "ok").Inc()
+	case anchord.EventDHCPFailed:
+		n.metrics.acquired.WithLabelValues(v4, "error").Inc()
+		n.metrics.clientRestarts.WithLabelValues(v4).Inc()
+	}
+}
+
+// Reconciled records an outcome for metrics, health and status.
+func (n *networkAnchor) Reconciled(o anchord.Outcome) {
+	n.metrics.reconciled(o)
+	if o.Source&(anchord.SourceContainers|anchord.SourceSelf) != 0 {
+		n.dockerConnected(o.DockerErr)
+	}
+	n.mu.Lock()
+	n.last = o
+	if o.Applied && o.ApplyErr == nil {
+		n.changed = o.AppliedAt
+	}
+	becameReady := !n.ready && o.Settled
+	n.ready = n.ready || o.Settled
+	n.mu.Unlock()
+	if becameReady {
+		n.log.Event(anchord.Info, anchord.EventReady, "the project is connected", anchord.Fields{"iface": o.State.Ext, "entries": len(o.State.Entries), "network": o.State.Shared})
+	}
+}
+
+// dockerConnected is told, from the listing and from the event stream,
+// whether Docker answers; changes are logged.
+func (n *networkAnchor) dockerConnected(err error) {
+	n.mu.Lock()
+	changed := !n.dockerSeen || (err == nil) != (n.dockerErr == nil)
+	n.dockerSeen, n.dockerErr = true, err
+	n.mu.Unlock()
+	value := 1.0
+	if err != nil {
+		value = 0
+	}
+	n.metrics.docker.Set(value)
+	switch {
+	case changed && err != nil:
+		n.log.Event(anchord.Error, anchord.EventDockerLost, "docker does not answer: what is exposed stays as it is, changes are not seen until it does", anchord.Fields{"error": err.Error()})
+	case changed:
+		n.log.Event(anchord.Info, anchord.EventDockerConnected, "docker answers", nil)
+	}
+}
+
+// unmet lists the conditions that readiness still waits for.
+func (n *networkAnchor) unmet() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ready && n.last.RulesetIn {
+		return nil
+	}
+	var unmet []string
+	if !n.last.RulesetIn {
+		unmet = append(unmet, "the ruleset is not in the kernel")
+	}
+	if n.dockerErr != nil {
+		unmet = append(unmet, "docker does not answer")
+	}
+	if n.last.State.Ext == "" {
+		unmet = append(unmet, "the LAN interface is not known")
+	}
+	for _, notice := range n.last.State.Notices {
+		if notice.Level == anchord.Error {
+			unmet = append(unmet, notice.Message)
+		}
+	}
+	if n.last.Err != nil {
+		unmet = append(unmet, strings.ReplaceAll(n.last.Err.Error(), "\n", "; "))
+	}
+	return unmet
+}

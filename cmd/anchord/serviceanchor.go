@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/exec"
+	"github.com/AlexCherrypi/anchord/watch"
+)
+
+type serviceAnchorCmd struct {
+	commonVars
+	followVars
+}
+
+func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer) error {
+	log := newLogger(stdout, c.level())
+	bad := &configError{}
+	c.check(bad)
+	follower, warnings := c.config(bad)
+	if err := log.start("service-anchor", bad, warnings); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.RunDir, 0o700); err != nil {
+		log.Event(anchord.Error, anchord.EventStopped, fmt.Sprintf("ANCHORD_RUN_DIR: %v", err), nil)
+		return errLogged
+	}
+	registry := newRegistry()
+	s := &serviceAnchor{log: log, metrics: newFollowMetrics(registry), follower: &follower}
+	follower.Resolver, follower.Kernel, follower.Routes = watch.DNS{}, exec.IP{}, exec.IP{}
+	follower.Trigger, follower.Reporter = anchord.NewTrigger(), s
+	serving, stop := context.WithCancel(context.Background())
+	defer stop()
+	server{registry: registry, unmet: s.unmet}.serve(serving, c.RunDir, c.MetricsAddr, log)
+	return s.run(ctx)
+}
+
+// serviceAnchor is the wiring of the service-anchor mode.
+type serviceAnchor struct {
+	log      logger
+	metrics  *followMetrics
+	follower *anchord.Follower
+
+	mu   sync.Mutex
+	last anchord.FollowOutcome
+}
+
+func (s *serviceAnchor) run(ctx context.Context) error {
+	gateway := &watch.Gateway{Fire: s.follower.Trigger.Fire}
+	monitor := &exec.Child{
+		Args: []string{"ip", "monitor", "label", "address", "route", "neigh"},
+		Line: gateway.Line,
+		Exited: func(err error, again time.Duration) {
+			s.log.Event(anchord.Warn, anchord.EventChildExited, "ip monitor ended and is started again", anchord.Fields{"error": err.Error(), "again_in_s": again.Seconds()})
+		},
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { monitor.Run(ctx) })
+	s.follower.Run(ctx)
+	wg.Wait()
+	s.log.Event(anchord.Info, anchord.EventStopping, "anchord stops", nil)
+	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := s.follower.Stop(stopping); err != nil {
+		s.log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
+		return errLogged
+	}
+	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; the default route is removed", nil)
+	return nil
+}
+
+func (s *serviceAnchor) Event(level anchord.Level, event, message string, fields anchord.Fields) {
+	s.log.Event(level, event, message, fields)
+}
+
+func (s *serviceAnchor) Followed(o anchord.FollowOutcome) {
+	s.metrics.followed(o)
+	s.mu.Lock()
+	s.last = o
+	s.mu.Unlock()
+}
+
+func (s *serviceAnchor) unmet() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last.Present[anchord.V4] || s.last.Present[anchord.V6] {
+		return nil
+	}
+	unmet := []string{"no default route leads to the network-anchor yet"}
+	if s.last.Err != nil {
+		unmet = append(unmet, s.last.Err.Error())
+	}
+	return unmet
+}

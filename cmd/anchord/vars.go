@@ -1,0 +1,178 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/AlexCherrypi/anchord"
+	"github.com/sirupsen/logrus"
+)
+
+// commonVars are read in both modes.
+type commonVars struct {
+	Mode        string `env:"ANCHORD_MODE" default:"network-anchor" help:"Mode, if none is given as an argument: network-anchor or service-anchor."`
+	LogLevel    string `env:"ANCHORD_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
+	MetricsAddr string `env:"ANCHORD_METRICS_ADDR" default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz are served; empty: nowhere. Never reachable from the LAN."`
+	runVars
+}
+
+// runVars are read by every command that talks to the running anchord.
+type runVars struct {
+	RunDir string `env:"ANCHORD_RUN_DIR" default:"/run/anchord" help:"Lease files and runtime state."`
+}
+
+// networkVars are the network-anchor's.
+type networkVars struct {
+	Project        string `env:"ANCHORD_PROJECT" help:"Compose project whose containers are managed. Default: the project of anchord's own container, else $COMPOSE_PROJECT_NAME."`
+	ComposeProject string `env:"COMPOSE_PROJECT_NAME" hidden:""`
+	LabelSelector  string `env:"ANCHORD_LABEL_SELECTOR" help:"Manage the containers that carry all these labels, in place of a project's."`
+	ExtNetwork     string `env:"ANCHORD_EXT_NETWORK" help:"Docker network that is the LAN. Default: the one macvlan or ipvlan network attached."`
+	ExtIface       string `env:"ANCHORD_EXT_IFACE" help:"LAN interface where no network tells it. Default: eth0."`
+	ExtMAC         string `env:"ANCHORD_EXT_MAC" help:"MAC on the LAN: aa:bb:cc:dd:ee:ff, keep or derived. Default: derived from the project's name where Docker gave no IPv4 address, else keep."`
+	AddressMode    string `env:"ANCHORD_ADDRESS_MODE" default:"auto" help:"auto, bootstrap (keep Docker's address) or dhcp-refresh (lease one). auto: bootstrap where Docker gave an IPv4 address."`
+	ExtGatewayIP   string `env:"ANCHORD_EXT_GATEWAY_IP" help:"Gateway on the LAN, one per family, where no lease names one."`
+	DHCPHostname   string `env:"ANCHORD_DHCP_HOSTNAME" help:"Name and client identifier for the DHCP server. Default: the project's name."`
+	DHCPBackoffMax string `env:"ANCHORD_DHCP_BACKOFF_MAX" default:"5m" help:"Longest pause between tries for a lease."`
+	SharedNetwork  string `env:"ANCHORD_SHARED_NETWORK" help:"Docker network on which backend addresses are read. Default: the attached one with the most backends."`
+	PollInterval   string `env:"ANCHORD_POLL_INTERVAL" default:"30s" help:"Look at everything this often, though nothing moved."`
+	DockerHost     string `env:"DOCKER_HOST" default:"unix:///var/run/docker.sock" help:"Docker's socket, or tcp:// to a socket proxy."`
+}
+
+// followVars are the service-anchor's.
+type followVars struct {
+	GatewayHostname string `env:"ANCHORD_GATEWAY_HOSTNAME" help:"Docker DNS name of the network-anchor. Default: anchord."`
+	GatewayIP       string `env:"ANCHORD_GATEWAY_IP" help:"Address of the network-anchor, one per family; no name is asked then."`
+	ResolveInterval string `env:"ANCHORD_GATEWAY_RESOLVE_INTERVAL" default:"5s" help:"Ask for the name this often, though nothing moved."`
+}
+
+// configError holds everything that is wrong with the configuration.
+type configError struct {
+	faults []string
+	logged bool
+}
+
+func (e *configError) Error() string { return strings.Join(e.faults, "\n") }
+
+// bad notes one bad variable: its name, its value and what is accepted.
+func (e *configError) bad(name, value string, err error) {
+	e.faults = append(e.faults, fmt.Sprintf("%s=%q: %v", name, value, err))
+}
+
+func (e *configError) orNil() error {
+	if len(e.faults) == 0 {
+		return nil
+	}
+	return e
+}
+
+func (v commonVars) check(e *configError) {
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, v.LogLevel) {
+		e.bad("ANCHORD_LOG_LEVEL", v.LogLevel, errors.New("is not one of debug, info, warn, error"))
+	}
+	if v.MetricsAddr != "" {
+		if _, err := netip.ParseAddrPort(normalAddr(v.MetricsAddr)); err != nil {
+			e.bad("ANCHORD_METRICS_ADDR", v.MetricsAddr, errors.New("is not an address like 127.0.0.1:9090 or :9090 (empty: disabled)"))
+		}
+	}
+	if !strings.HasPrefix(v.RunDir, "/") {
+		e.bad("ANCHORD_RUN_DIR", v.RunDir, errors.New("is not an absolute path"))
+	}
+}
+
+// normalAddr completes ":9090".
+func normalAddr(addr string) string {
+	if strings.HasPrefix(addr, ":") {
+		return "[::]" + addr
+	}
+	return strings.Replace(addr, "localhost:", "127.0.0.1:", 1)
+}
+
+func (v commonVars) level() logrus.Level {
+	level, err := logrus.ParseLevel(v.LogLevel)
+	if err != nil {
+		return logrus.InfoLevel
+	}
+	return level
+}
+
+// config checks everything and tells all that is wrong at once. Warnings are
+// for what is valid but surely not meant.
+func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.Duration, warnings []string) {
+	c = anchord.Config{
+		Project: v.Project, FallbackProject: v.ComposeProject, Hostname: v.DHCPHostname,
+		ExtNetwork: v.ExtNetwork, ExtIface: v.ExtIface, SharedNetwork: v.SharedNetwork,
+		Mode: anchord.AddressMode(v.AddressMode),
+	}
+	var err error
+	if v.LabelSelector != "" {
+		if c.Selector, err = anchord.ParseSelector(v.LabelSelector); err != nil {
+			e.bad("ANCHORD_LABEL_SELECTOR", v.LabelSelector, fmt.Errorf("%w; accepted is k=v,k2=v2", err))
+		}
+		if v.Project != "" {
+			warnings = append(warnings, "ANCHORD_PROJECT and ANCHORD_LABEL_SELECTOR are both set: the selector says which containers are managed")
+		}
+	}
+	if c.MAC, err = anchord.ParseMACPolicy(v.ExtMAC); err != nil {
+		e.bad("ANCHORD_EXT_MAC", v.ExtMAC, err)
+	}
+	if !slices.Contains(anchord.AddressModes, c.Mode) {
+		e.bad("ANCHORD_ADDRESS_MODE", v.AddressMode, fmt.Errorf("is not one of %v", anchord.AddressModes))
+	}
+	if c.Gateways, err = anchord.ParseGateways(v.ExtGatewayIP); err != nil {
+		e.bad("ANCHORD_EXT_GATEWAY_IP", v.ExtGatewayIP, fmt.Errorf("%w; accepted is one address per family, as in 192.0.2.1,2001:db8::1", err))
+	}
+	if v.DHCPHostname != "" {
+		if err := anchord.ValidateHostname(v.DHCPHostname); err != nil {
+			e.bad("ANCHORD_DHCP_HOSTNAME", v.DHCPHostname, fmt.Errorf("is not a host name: %w", err))
+		}
+	}
+	if len(v.ExtIface) > 15 || strings.ContainsAny(v.ExtIface, "/ \t\n\"*\\") {
+		e.bad("ANCHORD_EXT_IFACE", v.ExtIface, errors.New("is not the name of an interface: at most 15 characters, none of them space, slash, star or quote"))
+	}
+	if v.ExtNetwork != "" && v.ExtIface != "" {
+		warnings = append(warnings, "ANCHORD_EXT_NETWORK and ANCHORD_EXT_IFACE are both set: the network wins")
+	}
+	c.PollInterval = interval(e, "ANCHORD_POLL_INTERVAL", v.PollInterval)
+	backoffMax = interval(e, "ANCHORD_DHCP_BACKOFF_MAX", v.DHCPBackoffMax)
+	checkDockerHost(e, v.DockerHost)
+	return c, backoffMax, warnings
+}
+
+func interval(e *configError, name, value string) time.Duration {
+	d, err := anchord.ParseInterval(value)
+	if err != nil {
+		e.bad(name, value, err)
+	}
+	return d
+}
+
+func checkDockerHost(e *configError, host string) {
+	u, err := url.Parse(host)
+	if err != nil || !slices.Contains([]string{"unix", "tcp", "http"}, u.Scheme) || u.Host+u.Path == "" {
+		e.bad("DOCKER_HOST", host, errors.New("is not like unix:///var/run/docker.sock or tcp://proxy:2375"))
+	}
+}
+
+func (v followVars) config(e *configError) (f anchord.Follower, warnings []string) {
+	var err error
+	if f.Pinned, err = anchord.ParseGateways(v.GatewayIP); err != nil {
+		e.bad("ANCHORD_GATEWAY_IP", v.GatewayIP, fmt.Errorf("%w; accepted is one address per family, as in 10.0.0.2,fd00::2", err))
+	}
+	f.Host = "anchord"
+	if v.GatewayHostname != "" {
+		f.Host = v.GatewayHostname
+		if strings.ContainsAny(f.Host, " \t\n/:,") {
+			e.bad("ANCHORD_GATEWAY_HOSTNAME", f.Host, errors.New("is not a host name"))
+		}
+		if v.GatewayIP != "" {
+			warnings = append(warnings, "ANCHORD_GATEWAY_IP and ANCHORD_GATEWAY_HOSTNAME are both set: the address wins")
+		}
+	}
+	f.Interval = interval(e, "ANCHORD_GATEWAY_RESOLVE_INTERVAL", v.ResolveInterval)
+	return f, warnings
+}

@@ -1,0 +1,142 @@
+package exec
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	osexec "os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Child keeps a long-running program running: started again after a capped,
+// jittered backoff when it ends, ended with TERM, then KILL, to its whole
+// process group. Fields may not be changed once Run was called.
+type Child struct {
+	Args []string
+	Env  []string // besides PATH
+	// Line is given each line of standard output and error, from one
+	// goroutine at a time.
+	Line func(line string)
+	// Started and Exited, if set, are told of each start and unexpected end.
+	Started func()
+	Exited  func(err error, again time.Duration)
+	// BackoffMax caps the pause between tries, which starts at 1 s; 0 means
+	// 30 s.
+	BackoffMax time.Duration
+	// Grace is how long the child may take to end after TERM; 0 means 2 s.
+	Grace time.Duration
+}
+
+// goodRun is the time after which a child counts as having worked, so that
+// its next failure is a new one.
+const goodRun = 30 * time.Second
+
+// Run returns when ctx has ended and the child with it.
+func (c *Child) Run(ctx context.Context) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.Multiplier, pauses.MaxInterval = time.Second, 2, c.backoffMax()
+	for {
+		began := time.Now()
+		err := c.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) >= goodRun {
+			pauses.Reset()
+		}
+		again := min(pauses.NextBackOff(), c.backoffMax())
+		if c.Exited != nil {
+			c.Exited(err, again)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(again):
+		}
+	}
+}
+
+func (c *Child) backoffMax() time.Duration {
+	if c.BackoffMax == 0 {
+		return 30 * time.Second
+	}
+	return c.BackoffMax
+}
+
+// once runs the child to its end.
+func (c *Child) once(ctx context.Context) error {
+	cmd := osexec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	cmd.Env = append(cleanEnv(), c.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = c.Grace
+	if cmd.WaitDelay == 0 {
+		cmd.WaitDelay = 2 * time.Second
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	output, done := c.lines()
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		output.Close()
+		return &CommandError{Args: c.Args, ExitCode: -1, Err: err}
+	}
+	if c.Started != nil {
+		c.Started()
+	}
+	err := cmd.Wait()
+	// Whatever of the group is left after the grace is ended for good.
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	output.Close()
+	<-done
+	var exit *osexec.ExitError
+	if err == nil || errors.As(err, &exit) {
+		return fmt.Errorf("%s ended: %s", c.Args[0], cmd.ProcessState)
+	}
+	return &CommandError{Args: c.Args, ExitCode: exitCode(cmd), Err: err}
+}
+
+// lines hands what is written to Line, line by line; done is closed when all
+// of it is handed over.
+func (c *Child) lines() (io.WriteCloser, <-chan struct{}) {
+	reader, writer := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		scanner := bufio.NewScanner(reader)
+		scanner.Buffer(make([]byte, 4096), 1<<20)
+		for scanner.Scan() {
+			if c.Line != nil {
+				c.Line(scanner.Text())
+			}
+		}
+		// A line beyond a megabyte ends the scanning, not the child.
+		_, _ = io.Copy(io.Discard, reader)
+	}()
+	return writer, done
+}
+
+// group runs children and waits for them.
+type group struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func (g *group) start(child *Child) {
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	g.wg.Go(func() { child.Run(ctx) })
+}
+
+// stop ends the child and waits until it is gone.
+func (g *group) stop() {
+	if g.cancel != nil {
+		g.cancel()
+		g.wg.Wait()
+		g.cancel = nil
+	}
+}

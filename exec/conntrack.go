@@ -1,0 +1,119 @@
+package exec
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/AlexCherrypi/anchord"
+)
+
+// Conntrack lists and ends tracked flows with conntrack(8). Its zero value is
+// ready to use.
+type Conntrack struct{ Runner Runner }
+
+// Flows lists the tracked flows of a protocol.
+func (c Conntrack) Flows(ctx context.Context, f anchord.Family, p anchord.Protocol) ([]anchord.Flow, error) {
+	var lines flowLines
+	err := c.Runner.stream(ctx, "", &lines, "conntrack", "-L", "-f", conntrackFamily(f), "-p", string(p))
+	if err != nil && !isNotFound(err) {
+		return nil, fmt.Errorf("listing tracked flows: %w", err)
+	}
+	return lines.flows, nil
+}
+
+// End deletes the flows that match; none is no error.
+func (c Conntrack) End(ctx context.Context, m anchord.FlowMatch) error {
+	args := []string{"conntrack", "-D", "-f", conntrackFamily(m.Family)}
+	if m.Protocol != "" {
+		args = append(args, "-p", string(m.Protocol))
+	}
+	for _, a := range []struct {
+		flag string
+		addr netip.Addr
+	}{{"--orig-dst", m.OrigDst}, {"--reply-src", m.ReplySrc}, {"--reply-dst", m.ReplyDst}} {
+		if a.addr.IsValid() {
+			args = append(args, a.flag, a.addr.String())
+		}
+	}
+	if m.Port != 0 {
+		args = append(args, "--orig-port-dst", strconv.Itoa(int(m.Port)))
+	}
+	if _, err := c.Runner.Run(ctx, "", args...); err != nil && !isNotFound(err) {
+		return fmt.Errorf("ending tracked flows: %w", err)
+	}
+	return nil
+}
+
+func conntrackFamily(f anchord.Family) string {
+	if f == anchord.V6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// isNotFound says whether a tool failed only because what it was to act on is
+// not there.
+func isNotFound(err error) bool {
+	var e *CommandError
+	return errors.As(err, &e) && e.saysAny("0 flow entries", "No such process", "Cannot assign requested address", "Cannot find device")
+}
+
+// flowLines parses conntrack's output as it comes, so that a table of a
+// hundred thousand flows is never held as text.
+type flowLines struct {
+	flows []anchord.Flow
+	rest  []byte
+}
+
+func (l *flowLines) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, found := bytes.Cut(l.rest, []byte{'\n'})
+		if !found {
+			l.rest = append([]byte(nil), l.rest...)
+			return len(p), nil
+		}
+		if f, ok := parseFlow(string(line)); ok {
+			l.flows = append(l.flows, f)
+		}
+		l.rest = rest
+	}
+}
+
+// parseFlow reads a line like
+//
+//	udp 17 29 src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=A sport=2 dport=1 …
+//
+// whose first src, dst and dport are the original direction's and whose
+// second are the reply's.
+func parseFlow(line string) (anchord.Flow, bool) {
+	var f anchord.Flow
+	var src, dst int
+	for _, word := range strings.Fields(line) {
+		key, value, _ := strings.Cut(word, "=")
+		switch key {
+		case "src":
+			if src++; src == 2 {
+				f.ReplySrc, _ = netip.ParseAddr(value)
+			}
+		case "dst":
+			if dst++; dst == 1 {
+				f.OrigDst, _ = netip.ParseAddr(value)
+			}
+		case "dport":
+			if n, err := strconv.ParseUint(value, 10, 16); err == nil && f.OrigPort == 0 {
+				f.OrigPort = uint16(n)
+			}
+		case "sport":
+			if n, err := strconv.ParseUint(value, 10, 16); err == nil && src == 2 {
+				f.ReplyPort = uint16(n)
+			}
+		}
+	}
+	return f, f.OrigDst.IsValid() && f.ReplySrc.IsValid()
+}

@@ -1,0 +1,147 @@
+package anchord
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Labels that a container can carry.
+const (
+	LabelPrefix   = "anchord."
+	LabelExpose   = "anchord.expose"
+	LabelExposeV6 = "anchord.expose.v6"
+	LabelIdentity = "anchord.identity"
+)
+
+// Exposure is one entry of an anchord.expose label: the public ports
+// First..Last (1..65535, First <= Last) of a protocol, and the backend port
+// that First is mapped to. The other ports of a range follow in step.
+type Exposure struct {
+	Protocol    Protocol
+	First, Last uint16
+	Backend     uint16
+}
+
+// Ports is the number of ports of the exposure.
+func (e Exposure) Ports() int { return int(e.Last) - int(e.First) + 1 }
+
+// Shifted says whether the backend's ports differ from the public ones.
+func (e Exposure) Shifted() bool { return e.Backend != e.First }
+
+// String is the entry in the label's own grammar.
+func (e Exposure) String() string {
+	s := fmt.Sprintf("%s/%s", e.Protocol, portsString(e.First, e.Last))
+	if e.Shifted() {
+		s += ":" + strconv.Itoa(int(e.Backend))
+	}
+	return s
+}
+
+func portsString(first, last uint16) string {
+	if first == last {
+		return strconv.Itoa(int(first))
+	}
+	return fmt.Sprintf("%d-%d", first, last)
+}
+
+// LabelError says which entry of a label is wrong and why.
+type LabelError struct {
+	Label, Entry, Reason string
+}
+
+func (e *LabelError) Error() string {
+	return fmt.Sprintf("label %s: entry %q: %s", e.Label, e.Entry, e.Reason)
+}
+
+// ParseExpose reads an anchord.expose label: comma-separated entries of
+// proto/port, proto/port:backend, proto/first-last or
+// proto/first-last:backend-first. An empty label is no exposure. One bad
+// entry refuses the whole label with a *LabelError, so that a typing error
+// never leaves a service half reachable without notice.
+func ParseExpose(label string) ([]Exposure, error) {
+	if strings.TrimSpace(label) == "" {
+		return nil, nil
+	}
+	var exposures []Exposure
+	for _, entry := range strings.Split(label, ",") {
+		entry = strings.TrimSpace(entry)
+		e, reason := parseEntry(entry)
+		if reason == "" {
+			reason = overlapReason(exposures, e)
+		}
+		if reason != "" {
+			return nil, &LabelError{Label: LabelExpose, Entry: entry, Reason: reason}
+		}
+		exposures = append(exposures, e)
+	}
+	return exposures, nil
+}
+
+// parseEntry returns the entry, or the reason why it is none.
+func parseEntry(entry string) (Exposure, string) {
+	if entry == "" {
+		return Exposure{}, "is empty; remove the extra comma"
+	}
+	proto, rest, found := strings.Cut(entry, "/")
+	if !found {
+		return Exposure{}, "has no protocol; write tcp/PORT or udp/PORT"
+	}
+	protocol := Protocol(strings.ToLower(strings.TrimSpace(proto)))
+	if protocol != TCP && protocol != UDP {
+		return Exposure{}, fmt.Sprintf("protocol %q is neither tcp nor udp", strings.TrimSpace(proto))
+	}
+	public, backend, mapped := strings.Cut(rest, ":")
+	first, last, reason := parsePorts(public)
+	if reason != "" {
+		return Exposure{}, reason
+	}
+	e := Exposure{Protocol: protocol, First: first, Last: last, Backend: first}
+	if !mapped {
+		return e, ""
+	}
+	if e.Backend, reason = parsePort(backend); reason != "" {
+		return Exposure{}, "backend " + reason
+	}
+	if int(e.Backend)+e.Ports()-1 > 65535 {
+		return Exposure{}, fmt.Sprintf("the backend range would end at port %d, beyond 65535", int(e.Backend)+e.Ports()-1)
+	}
+	return e, ""
+}
+
+func parsePorts(s string) (first, last uint16, reason string) {
+	lo, hi, isRange := strings.Cut(s, "-")
+	if first, reason = parsePort(lo); reason != "" {
+		return 0, 0, reason
+	}
+	if !isRange {
+		return first, first, ""
+	}
+	if last, reason = parsePort(hi); reason != "" {
+		return 0, 0, reason
+	}
+	if last < first {
+		return 0, 0, fmt.Sprintf("range %d-%d ends before it begins", first, last)
+	}
+	return first, last, ""
+}
+
+// parsePort accepts plain decimal digits only: no sign, no leading zero,
+// since other readers take 010 for eight.
+func parsePort(s string) (uint16, string) {
+	s = strings.TrimSpace(s)
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 || s[0] == '0' {
+		return 0, fmt.Sprintf("port %q is not a number from 1 to 65535", s)
+	}
+	return uint16(n), ""
+}
+
+func overlapReason(earlier []Exposure, e Exposure) string {
+	for _, o := range earlier {
+		if o.Protocol == e.Protocol && o.First <= e.Last && e.First <= o.Last {
+			return fmt.Sprintf("overlaps the entry %q of the same label", o)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,192 @@
+package anchord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Resolver looks a host name up, per family; a family without an address is
+// an invalid one, and an error means that neither has any.
+type Resolver interface {
+	Resolve(ctx context.Context, host string) (PerFamily[[]netip.Addr], error)
+}
+
+// FollowOutcome is what one round of a Follower saw and did.
+type FollowOutcome struct {
+	Asked    bool // names were looked up
+	Resolved PerFamily[bool]
+	Replaced PerFamily[bool]
+	Present  PerFamily[bool] // our default route is in
+	Err      error
+}
+
+// Follower keeps a namespace's default routes on the network-anchor: the
+// service-anchor's whole work. All fields but Pinned are required.
+type Follower struct {
+	Host     string                // name of the network-anchor, asked in DNS
+	Pinned   PerFamily[netip.Addr] // if any is valid, no name is asked
+	Interval time.Duration         // of the safety-net look at names
+	Resolver Resolver
+	Kernel   Kernel
+	Routes   Routes
+	Trigger  *Trigger
+	Reporter interface {
+		Event(l Level, event, message string, fields Fields)
+		Followed(o FollowOutcome)
+	}
+
+	gateways PerFamily[netip.Addr] // last good
+	set      PerFamily[Route]      // installed by us
+	failed   string
+	retry    time.Duration
+}
+
+// SourceNames asks to resolve the network-anchor's name again.
+const SourceNames = SourceContainers
+
+func (f *Follower) pinned() bool { return f.Pinned[V4].IsValid() || f.Pinned[V6].IsValid() }
+
+// Run follows until ctx ends.
+func (f *Follower) Run(ctx context.Context) {
+	if f.pinned() {
+		f.gateways = f.Pinned
+	}
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for {
+		source := SourceNames | SourceKernel
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.Trigger.Wake():
+			source, _ = f.Trigger.Take()
+		case <-look.C:
+		}
+		f.round(ctx, source)
+		look.Reset(f.next())
+		pause(ctx, coalesce)
+	}
+}
+
+// next is when to look again: after a failure with growing pauses.
+func (f *Follower) next() time.Duration {
+	if f.failed == "" {
+		f.retry = 0
+		return f.Interval
+	}
+	f.retry = min(max(2*f.retry, 200*time.Millisecond), f.Interval)
+	return f.retry
+}
+
+func (f *Follower) round(ctx context.Context, source Source) {
+	var o FollowOutcome
+	var errs []error
+	links, err := f.Kernel.Links(ctx)
+	errs = append(errs, err)
+	if source&SourceNames != 0 && !f.pinned() {
+		errs = append(errs, f.resolve(ctx, links, &o))
+	}
+	routes, err := f.Kernel.DefaultRoutes(ctx)
+	errs = append(errs, err)
+	if err == nil {
+		for _, family := range Families {
+			errs = append(errs, f.keep(ctx, family, links, routes[family], &o))
+		}
+	}
+	if o.Err = errors.Join(errs...); ctx.Err() == nil {
+		f.report(o)
+	}
+}
+
+// resolve looks the name up; the last good address of a family stays.
+func (f *Follower) resolve(ctx context.Context, links []Link, o *FollowOutcome) error {
+	o.Asked = true
+	addrs, err := f.Resolver.Resolve(ctx, f.Host)
+	for _, family := range Families {
+		gateway := onLinkFirst(addrs[family], links)
+		o.Resolved[family] = gateway.IsValid()
+		if !gateway.IsValid() || gateway == f.gateways[family] {
+			continue
+		}
+		f.gateways[family] = gateway
+		f.Reporter.Event(Info, EventGatewayResolved, "the network-anchor is at "+gateway.String(), Fields{"host": f.Host, "family": family.String()})
+	}
+	if err != nil {
+		return fmt.Errorf("the network-anchor's name is not known: %w (are both on one network, and is ANCHORD_GATEWAY_HOSTNAME right?)", err)
+	}
+	return nil
+}
+
+// onLinkFirst prefers an address that is reached directly: a name can have
+// one on each network.
+func onLinkFirst(addrs []netip.Addr, links []Link) netip.Addr {
+	for _, a := range addrs {
+		for _, l := range links {
+			if l.onLink(a) {
+				return a
+			}
+		}
+	}
+	if len(addrs) > 0 {
+		return addrs[0]
+	}
+	return netip.Addr{}
+}
+
+// keep puts one family's default route right.
+func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []Route, o *FollowOutcome) error {
+	want := Route{Family: family, Gateway: f.gateways[family], Source: FromDNS}
+	if !want.Gateway.IsValid() {
+		return nil
+	}
+	for _, l := range links {
+		if l.onLink(want.Gateway) {
+			want.Iface = l.Name
+		}
+	}
+	if len(has) > 0 && has[0].Same(want) {
+		o.Present[family], f.set[family] = true, want
+		return nil
+	}
+	if want.Iface == "" {
+		return fmt.Errorf("the network-anchor's address %s is on no network of this namespace: attach both to one network", want.Gateway)
+	}
+	if err := f.Routes.ReplaceRoute(ctx, want); err != nil {
+		return err
+	}
+	fields := Fields{"family": family.String(), "gateway": want.Gateway.String(), "iface": want.Iface}
+	if f.set[family].Same(want) {
+		f.Reporter.Event(Warn, EventRouteReasserted, "the default route was changed or lost; it is put back", fields)
+	} else {
+		f.Reporter.Event(Info, EventRouteSet, "the default route leads to the network-anchor", fields)
+	}
+	o.Replaced[family], o.Present[family], f.set[family] = true, true, want
+	return nil
+}
+
+// report logs a failure once, until it changes or ends.
+func (f *Follower) report(o FollowOutcome) {
+	message := ""
+	if o.Err != nil {
+		message = o.Err.Error()
+	}
+	if message != "" && message != f.failed {
+		f.Reporter.Event(Error, EventGatewayUnresolved, message, nil)
+	}
+	f.failed = message
+	f.Reporter.Followed(o)
+}
+
+// Stop removes the routes that were installed.
+func (f *Follower) Stop(ctx context.Context) error {
+	var errs []error
+	for _, family := range Families {
+		if f.set[family].Gateway.IsValid() {
+			errs = append(errs, f.Routes.DeleteRoute(ctx, f.set[family]))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,455 @@
+package anchord
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Observation is everything that one decision looks at.
+type Observation struct {
+	Self       Self
+	Containers []Container // running ones of the scope, and namespace owners that they refer to
+	Links      []Link
+	Routes     PerFamily[[]Route] // default routes as the kernel has them
+	Lease      Lease              // zero if there is none
+	Now        time.Duration      // since boot
+	Boot       string
+}
+
+// Memory is what a decision keeps for the next one, so that choices do not
+// flap.
+type Memory struct {
+	Shared        Shared
+	EmptyRounds   int        // reconciles since the start without any backend
+	LeasedGateway netip.Addr // the router that a lease named last
+}
+
+// State is what the namespace shall look like: the outcome of one decision.
+// The zero value is a closed box: its ruleset lets nothing in or through.
+type State struct {
+	Identity Identity
+	Ext      string // ext interface; empty while unknown
+	ExtMAC   string // MAC that ext shall have; empty: leave it alone
+	Mode     AddressMode
+	Shared   string // shared network's name
+	Transits []Transit
+	Entries  []Entry // sorted by family, protocol, port
+	// Addresses that ext shall have in IPv4, where anchord is the authority
+	// for it (OwnsExt).
+	External  LeasedAddr
+	OwnsExt   bool
+	Routes    []Route
+	Lease     Lease
+	DHCP      *DHCPClient
+	Notices   []Notice
+	Conflicts int // entries refused because another container has the port
+	Rejected  int // containers whose label is refused
+}
+
+// Transit is a network between anchord and the project's containers.
+type Transit struct {
+	Network  string
+	Iface    string
+	Subnets  []netip.Prefix
+	Gateways []netip.Prefix // vacant gateway addresses that anchord takes
+}
+
+// Entry is one exposed port or range of ports and where it leads.
+type Entry struct {
+	Family      Family
+	Protocol    Protocol
+	First, Last uint16 // public ports
+	Backend     netip.Addr
+	Port        uint16 // backend port of First; a range keeps step
+	Container   string
+	BackendMAC  string // as Docker knows it; may be empty
+	Iface       string // interface towards the backend
+}
+
+// Shifted says whether the backend's ports differ from the public ones.
+func (e Entry) Shifted() bool { return e.Port != e.First }
+
+// Ports is the public port or range as it is written.
+func (e Entry) Ports() string { return portsString(e.First, e.Last) }
+
+// LeasedAddr is an address and how long the kernel may keep it.
+type LeasedAddr struct {
+	Prefix netip.Prefix
+	// Until is the time since boot at which it ends; zero: never.
+	Until time.Duration
+}
+
+// DHCPClient describes the DHCP client that shall run.
+type DHCPClient struct {
+	Iface    string
+	MAC      string // so that a changed MAC restarts the client
+	Hostname string
+}
+
+// Notice is something that a person should know: it is logged once when it
+// appears, and shown by the status call for as long as it lasts.
+type Notice struct {
+	Event     string
+	Level     Level
+	Message   string
+	Container string
+}
+
+// Level is how bad a notice is.
+type Level uint8
+
+const (
+	Debug Level = iota
+	Info
+	Warn
+	Error
+)
+
+// Decide turns an observation into the state that the namespace shall have.
+// It is a pure function. An error means that nothing can be decided and the
+// program cannot go on; everything else that is wrong becomes a notice, and
+// what can work works.
+func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
+	identity, err := c.Identify(o.Self)
+	if err != nil {
+		return State{}, m, err
+	}
+	d := decision{config: c, o: o, memory: m, state: State{Identity: identity}}
+	d.external()
+	d.transits()
+	d.expose()
+	d.leasedAddress()
+	d.defaultRoutes()
+	return d.state, d.memory, nil
+}
+
+// decision is the work in progress of one Decide.
+type decision struct {
+	config   Config
+	o        Observation
+	memory   Memory
+	attached []Attachment
+	ext      Attachment
+	state    State
+}
+
+func (d *decision) notice(level Level, event, container, format string, args ...any) {
+	d.state.Notices = append(d.state.Notices, Notice{Event: event, Level: level, Container: container, Message: fmt.Sprintf(format, args...)})
+}
+
+// external finds the ext interface and its MAC.
+func (d *decision) external() {
+	project := d.state.Identity.Project
+	ownMAC := d.config.MAC.Address
+	if ownMAC == "" {
+		ownMAC = DerivedMAC(project)
+	}
+	d.attached = d.o.Self.attachments(d.o.Links, ownMAC)
+	ext, err := d.config.pickExt(d.attached, d.o.Links)
+	d.ext = ext
+	if err != nil {
+		d.notice(Error, EventExtMissing, "", "no LAN interface: %v", err)
+		return
+	}
+	d.state.Ext = ext.Link.Name
+	d.state.ExtMAC = d.config.MAC.For(ext, project)
+	d.state.Mode = d.config.Mode
+	if d.state.Mode == ModeAuto {
+		d.state.Mode = ModeDHCPRefresh
+		if ext.Endpoint.Addrs[V4].IsValid() {
+			d.state.Mode = ModeBootstrap
+		}
+	}
+}
+
+// transits lists the networks towards the containers; without an ext
+// interface each attachment might be the LAN, so none is trusted.
+func (d *decision) transits() {
+	if d.state.Ext == "" {
+		return
+	}
+	for _, a := range d.attached {
+		if a.Network.ID == d.ext.Network.ID || a.Network.OnLAN() {
+			continue
+		}
+		if a.Link.Name == "" {
+			d.notice(Warn, EventTransitMissing, "", "network %s has no interface with MAC %s in this namespace yet", a.Network.Name, a.Endpoint.MAC)
+			continue
+		}
+		t := Transit{Network: a.Network.Name, Iface: a.Link.Name, Gateways: a.Network.VacantGateways()}
+		for _, p := range a.Network.Pools {
+			t.Subnets = append(t.Subnets, p.Subnet.Masked())
+		}
+		d.state.Transits = append(d.state.Transits, t)
+	}
+}
+
+// transitAttachments are the attachments behind state.Transits.
+func (d *decision) transitAttachments() []Attachment {
+	var list []Attachment
+	for _, a := range d.attached {
+		if slices.ContainsFunc(d.state.Transits, func(t Transit) bool { return t.Network == a.Network.Name }) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// expose reads the labels, chooses the shared network and maps the ports.
+func (d *decision) expose() {
+	if d.state.Ext == "" {
+		return
+	}
+	offers := d.offers()
+	var backends []Container
+	for _, o := range offers {
+		backends = append(backends, o.namespace)
+	}
+	attached := d.transitAttachments()
+	shared, err := d.config.pickShared(d.memory.Shared, attached, backends)
+	if err != nil {
+		d.notice(Error, EventSharedMissing, "", "no way to the services: %v", err)
+		return
+	}
+	if old := d.memory.Shared.Network; old != "" && old != shared.Network {
+		d.notice(Info, EventSharedPicked, "", "backend addresses are now read on network %s, before on %s", shared.Network, old)
+	}
+	d.memory.Shared, d.state.Shared = shared, shared.Network
+	// The shared network comes first, so that a backend on several of them
+	// is reached through it.
+	slices.SortStableFunc(attached, func(a, b Attachment) int {
+		return -compareBool(a.Network.Name == shared.Network, b.Network.Name == shared.Network)
+	})
+	d.mapPorts(offers, attached)
+	d.countEmpty(len(d.state.Entries) == 0, names(attached))
+}
+
+// patience is the number of reconciles without a backend after which the
+// user is told what to check.
+const patience = 5
+
+func (d *decision) countEmpty(empty bool, networks string) {
+	if !empty {
+		d.memory.EmptyRounds = 0
+		return
+	}
+	d.memory.EmptyRounds++
+	if d.memory.EmptyRounds >= patience {
+		d.notice(Warn, EventNoBackends, "", "no container is exposed: check that the services carry the label %s, run, belong to %s, and are on one of: %s",
+			LabelExpose, d.state.Identity, networks)
+	}
+}
+
+// String says who is managed, for messages.
+func (i Identity) String() string {
+	var pairs []string
+	for _, p := range i.Scope.Labels {
+		if p.Key == "com.docker.compose.project" {
+			return "project " + p.Value
+		}
+		pairs = append(pairs, p.Key+"="+p.Value)
+	}
+	return "selector " + strings.Join(pairs, ",")
+}
+
+// offer is what one container wants to have exposed, and the container whose
+// namespace and addresses it has.
+type offer struct {
+	container Container
+	namespace Container
+	exposures []Exposure
+	v6        bool
+}
+
+// offers reads the labels of the containers in scope, oldest container first.
+func (d *decision) offers() []offer {
+	containers := slices.Clone(d.o.Containers)
+	slices.SortFunc(containers, func(a, b Container) int { return compareBool(b.olderThan(a), a.olderThan(b)) })
+	var offers []offer
+	for _, c := range containers {
+		if !d.state.Identity.Scope.Matches(c.Labels) {
+			continue
+		}
+		d.checkLabels(c)
+		exposures, err := ParseExpose(c.Labels[LabelExpose])
+		if err != nil {
+			d.state.Rejected++
+			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			continue
+		}
+		v6, err := parseExposeV6(c.Labels[LabelExposeV6])
+		if err != nil {
+			d.state.Rejected++
+			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			continue
+		}
+		if len(exposures) == 0 {
+			continue
+		}
+		namespace, known := d.namespaceOf(c)
+		if !known {
+			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", c.Name, c.NamespaceOf, c.Name)
+			continue
+		}
+		offers = append(offers, offer{c, namespace, exposures, v6})
+	}
+	return offers
+}
+
+func parseExposeV6(value string) (bool, error) {
+	switch strings.ToLower(strings.TrimSpace(value)) {
+	case "", "auto":
+		return true, nil
+	case "off":
+		return false, nil
+	}
+	return false, &LabelError{Label: LabelExposeV6, Entry: value, Reason: "is neither auto nor off"}
+}
+
+var knownLabels = []string{LabelExpose, LabelExposeV6, LabelIdentity, "anchord.managed-by"}
+
+func (d *decision) checkLabels(c Container) {
+	for _, label := range slices.Sorted(maps.Keys(c.Labels)) {
+		if strings.HasPrefix(label, LabelPrefix) && !slices.Contains(knownLabels, label) {
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; known are: %s",
+				c.Name, label, strings.Join(knownLabels, ", "))
+		}
+	}
+}
+
+// namespaceOf resolves network_mode container: and service: to the container
+// that has the addresses. Docker allows one step only.
+func (d *decision) namespaceOf(c Container) (Container, bool) {
+	if c.NamespaceOf == "" {
+		return c, true
+	}
+	for _, owner := range append(slices.Clone(d.o.Containers), d.o.Self.Container) {
+		if owner.Is(c.NamespaceOf) {
+			return owner, true
+		}
+	}
+	return Container{}, false
+}
+
+// mapPorts gives each port to the oldest container that asks for it.
+func (d *decision) mapPorts(offers []offer, attached []Attachment) {
+	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
+	for _, o := range offers {
+		targets := o.targets(attached)
+		if len(targets) == 0 {
+			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", o.container.Name, names(attached))
+			continue
+		}
+		for _, e := range o.exposures {
+			if holder, free := taken[e.Protocol].add(claim{e, o.container.Name}); !free {
+				d.state.Conflicts++
+				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", o.container.Name, e, holder.container, holder.exposure)
+				continue
+			}
+			for _, t := range targets {
+				d.state.Entries = append(d.state.Entries, t.entry(e, o.container.Name))
+			}
+		}
+	}
+	sortEntries(d.state.Entries)
+}
+
+// claims are the port ranges of one protocol that are given away: disjoint,
+// and sorted by port.
+type claims []claim
+
+type claim struct {
+	exposure  Exposure
+	container string
+}
+
+// add takes the claim's range, or returns who holds a part of it already.
+func (c *claims) add(n claim) (holder claim, free bool) {
+	i, _ := slices.BinarySearchFunc(*c, n.exposure.First, func(c claim, port uint16) int { return int(c.exposure.Last) - int(port) })
+	if i < len(*c) && (*c)[i].exposure.First <= n.exposure.Last {
+		return (*c)[i], false
+	}
+	*c = slices.Insert(*c, i, n)
+	return n, true
+}
+
+// target is one address of a backend and the way to it.
+type target struct {
+	addr       netip.Addr
+	mac, iface string
+}
+
+func (t target) entry(e Exposure, container string) Entry {
+	return Entry{
+		Family: FamilyOf(t.addr), Protocol: e.Protocol, First: e.First, Last: e.Last,
+		Backend: t.addr, Port: e.Backend, Container: container, BackendMAC: t.mac, Iface: t.iface,
+	}
+}
+
+// targets finds, per family, the first of the attached networks on which the
+// offer's namespace has an address.
+func (o offer) targets(attached []Attachment) []target {
+	var targets []target
+	for _, f := range Families {
+		if f == V6 && !o.v6 {
+			continue
+		}
+		for _, a := range attached {
+			if e, on := o.namespace.endpoint(a.Network.ID); on && e.Addrs[f].IsValid() {
+				targets = append(targets, target{e.Addrs[f], e.MAC, a.Link.Name})
+				break
+			}
+		}
+	}
+	return targets
+}
+
+func sortEntries(entries []Entry) {
+	slices.SortFunc(entries, func(a, b Entry) int {
+		if a.Family != b.Family {
+			return int(a.Family) - int(b.Family)
+		}
+		if c := strings.Compare(string(a.Protocol), string(b.Protocol)); c != 0 {
+			return c
+		}
+		return int(a.First) - int(b.First)
+	})
+}
+
+// leasedAddress decides which IPv4 address ext shall have, and whether a
+// DHCP client runs.
+func (d *decision) leasedAddress() {
+	if d.state.Ext == "" || d.state.Mode != ModeDHCPRefresh {
+		return
+	}
+	mac := d.state.ExtMAC
+	if mac == "" {
+		mac = d.ext.Link.MAC
+	}
+	d.state.DHCP = &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname}
+	d.state.OwnsExt = true
+	if d.o.Lease.ValidAt(d.o.Now, d.o.Boot) {
+		d.state.Lease = d.o.Lease
+		d.state.External.Prefix = d.o.Lease.Address
+		if !d.o.Lease.Infinite() {
+			d.state.External.Until = d.o.Lease.Obtained + d.o.Lease.Duration
+		}
+		return
+	}
+	d.state.External.Prefix = d.bootstrapAddress()
+}
+
+// bootstrapAddress is the address that Docker gave ext, if any.
+func (d *decision) bootstrapAddress() netip.Prefix {
+	addr := d.ext.Endpoint.Addrs[V4]
+	for _, p := range d.ext.Network.Pools {
+		if addr.IsValid() && p.Subnet.Contains(addr) {
+			return netip.PrefixFrom(addr, p.Subnet.Bits())
+		}
+	}
+	return netip.Prefix{}
+}

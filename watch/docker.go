@@ -1,0 +1,294 @@
+// Package watch only observes: Docker, the lease directory, the kernel's
+// monitors and names in DNS. What it sees move it tells a trigger; what there
+// is, it reports when asked.
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/client"
+
+	"github.com/AlexCherrypi/anchord"
+)
+
+// Docker observes an engine through its API; it never writes.
+type Docker struct {
+	client *client.Client
+	// own lists what may name our own container, best first.
+	own []string
+
+	mu    sync.Mutex
+	id    string        // our own container's id, once known
+	scope anchord.Scope // as listed last: events of others are passed over
+}
+
+// NewDocker connects to the engine at host (DOCKER_HOST syntax), with the API
+// version negotiated. own lists references to our own container, best first.
+func NewDocker(host string, own []string) (*Docker, error) {
+	c, err := client.NewClientWithOpts(client.WithHost(host), client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, fmt.Errorf("DOCKER_HOST %q: %w", host, err)
+	}
+	return &Docker{client: c, own: own}, nil
+}
+
+// Close ends idle connections.
+func (d *Docker) Close() error { return d.client.Close() }
+
+// requestTimeout ends a request that an engine does not answer.
+const requestTimeout = 10 * time.Second
+
+// Self inspects our own container and the networks that it is on.
+func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	raw, err := d.inspectSelf(ctx)
+	if err != nil {
+		return anchord.Self{}, err
+	}
+	self := anchord.Self{Container: anchord.Container{ID: raw.ID, Name: strings.TrimPrefix(raw.Name, "/"), Labels: raw.Config.Labels}}
+	if raw.NetworkSettings != nil {
+		self.Endpoints = endpoints(raw.NetworkSettings.Networks)
+	}
+	for _, e := range self.Endpoints {
+		n, err := d.client.NetworkInspect(ctx, e.NetworkID, network.InspectOptions{})
+		if err != nil {
+			return anchord.Self{}, explain("inspecting network "+e.Network, err)
+		}
+		self.Networks = append(self.Networks, readNetwork(n))
+	}
+	d.mu.Lock()
+	d.id = raw.ID
+	d.mu.Unlock()
+	return self, nil
+}
+
+func (d *Docker) inspectSelf(ctx context.Context) (container.InspectResponse, error) {
+	for _, ref := range d.own {
+		raw, err := d.client.ContainerInspect(ctx, ref)
+		if err == nil && raw.ContainerJSONBase != nil && raw.Config != nil {
+			return raw, nil
+		}
+		if err != nil && !client.IsErrNotFound(err) {
+			return raw, explain("inspecting our own container", err)
+		}
+	}
+	return container.InspectResponse{}, fmt.Errorf("docker knows no container called %s: anchord has to run in a container of the engine that it watches", strings.Join(d.own, " or "))
+}
+
+// explain wraps an API error with what a user can do about it.
+func explain(what string, err error) error {
+	switch {
+	case client.IsErrConnectionFailed(err):
+		return fmt.Errorf("%s: docker does not answer (is the socket mounted, DOCKER_HOST right, the engine up?): %w", what, err)
+	case strings.Contains(err.Error(), "permission denied"):
+		return fmt.Errorf("%s: no permission for the docker socket (run anchord as root in its container, or use a socket proxy): %w", what, err)
+	case strings.Contains(err.Error(), "403"), strings.Contains(err.Error(), "Forbidden"):
+		return fmt.Errorf("%s: the socket proxy refuses it (allow GET on containers, networks and events): %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Containers lists the running containers in scope, with one request; only
+// where one of them shares the namespace of a container outside the scope, a
+// second request asks for that one.
+func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord.Container, error) {
+	d.mu.Lock()
+	d.scope = scope
+	d.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	containers, err := d.list(ctx, labelFilter(scope))
+	if err != nil {
+		return nil, err
+	}
+	missing := missingOwners(containers)
+	if missing.Len() == 0 {
+		return containers, nil
+	}
+	owners, err := d.list(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	return append(containers, owners...), nil
+}
+
+func (d *Docker) list(ctx context.Context, f filters.Args) ([]anchord.Container, error) {
+	raw, err := d.client.ContainerList(ctx, container.ListOptions{Filters: f})
+	if err != nil {
+		return nil, explain("listing containers", err)
+	}
+	containers := make([]anchord.Container, 0, len(raw))
+	for _, c := range raw {
+		containers = append(containers, readContainer(c))
+	}
+	return containers, nil
+}
+
+func labelFilter(scope anchord.Scope) filters.Args {
+	f := filters.NewArgs()
+	for _, p := range scope.Labels {
+		f.Add("label", p.Key+"="+p.Value)
+	}
+	return f
+}
+
+// missingOwners selects the namespace owners that are not in the list.
+func missingOwners(containers []anchord.Container) filters.Args {
+	f := filters.NewArgs()
+	for _, c := range containers {
+		if c.NamespaceOf == "" || c.Labels[anchord.LabelExpose] == "" {
+			continue
+		}
+		known := false
+		for _, o := range containers {
+			known = known || o.Is(c.NamespaceOf)
+		}
+		if !known {
+			f.Add("id", c.NamespaceOf)
+		}
+	}
+	return f
+}
+
+func readContainer(c container.Summary) anchord.Container {
+	out := anchord.Container{ID: c.ID, Created: time.Unix(c.Created, 0), Labels: c.Labels}
+	if len(c.Names) > 0 {
+		out.Name = strings.TrimPrefix(c.Names[0], "/")
+	}
+	if owner, shares := strings.CutPrefix(c.HostConfig.NetworkMode, "container:"); shares {
+		out.NamespaceOf = owner
+	}
+	if c.NetworkSettings != nil {
+		out.Endpoints = endpoints(c.NetworkSettings.Networks)
+	}
+	return out
+}
+
+func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint {
+	var list []anchord.Endpoint
+	for name, n := range networks {
+		if n == nil || n.NetworkID == "" {
+			continue
+		}
+		e := anchord.Endpoint{NetworkID: n.NetworkID, Network: name, MAC: strings.ToLower(n.MacAddress)}
+		e.Addrs[anchord.V4], _ = netip.ParseAddr(n.IPAddress)
+		e.Addrs[anchord.V6], _ = netip.ParseAddr(n.GlobalIPv6Address)
+		list = append(list, e)
+	}
+	return list
+}
+
+func readNetwork(n network.Inspect) anchord.Network {
+	out := anchord.Network{
+		ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal,
+		Key:         n.Labels["com.docker.compose.network"],
+		InhibitIPv4: n.Options["com.docker.network.bridge.inhibit_ipv4"] == "true",
+	}
+	for _, c := range n.IPAM.Config {
+		subnet, err := netip.ParsePrefix(c.Subnet)
+		if err != nil {
+			continue
+		}
+		p := anchord.Pool{Subnet: subnet}
+		// Some releases write the gateway with its prefix length.
+		gateway, _, _ := strings.Cut(c.Gateway, "/")
+		p.Gateway, _ = netip.ParseAddr(gateway)
+		key := "DefaultGatewayIPv4"
+		if subnet.Addr().Is6() {
+			key = "DefaultGatewayIPv6"
+		}
+		p.DefaultGateway, _ = netip.ParseAddr(c.AuxAddress[key])
+		out.Pools = append(out.Pools, p)
+	}
+	return out
+}
+
+// Follow tells fire what moves in Docker, until ctx ends. The stream is taken
+// up again whenever it breaks; after each connect everything is looked at
+// once more, so that nothing in between is lost. connected is told of each
+// change between connected (nil) and not.
+func (d *Docker) Follow(ctx context.Context, fire func(anchord.Source, time.Time), connected func(error)) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 200*time.Millisecond, 5*time.Second
+	for ctx.Err() == nil {
+		err := d.followOnce(ctx, func() {
+			pauses.Reset()
+			connected(nil)
+			fire(anchord.SourceContainers|anchord.SourceSelf, time.Time{})
+		}, fire)
+		if ctx.Err() != nil {
+			return
+		}
+		connected(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pauses.NextBackOff()):
+		}
+	}
+}
+
+// followOnce follows one connection to its end.
+func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.Source, time.Time)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	messages, errs := d.client.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("type", "container"), filters.Arg("type", "network"),
+		filters.Arg("event", "start"), filters.Arg("event", "die"), filters.Arg("event", "destroy"),
+		filters.Arg("event", "rename"), filters.Arg("event", "pause"), filters.Arg("event", "unpause"),
+		filters.Arg("event", "connect"), filters.Arg("event", "disconnect"),
+	)})
+	select {
+	case err := <-errs:
+		return explain("following docker's events", err)
+	default:
+		up()
+	}
+	// The engine may answer before it has subscribed us: look once more.
+	again := time.AfterFunc(time.Second, func() { fire(anchord.SourceContainers, time.Time{}) })
+	defer again.Stop()
+	for {
+		select {
+		case m := <-messages:
+			if s := d.concerns(m); s != 0 {
+				fire(s, time.Unix(0, m.TimeNano))
+			}
+		case err := <-errs:
+			if err == nil {
+				err = errors.New("the stream ended")
+			}
+			return explain("following docker's events", err)
+		}
+	}
+}
+
+// concerns says where an event asks to look: nowhere, if it is about a
+// container of others.
+func (d *Docker) concerns(m events.Message) anchord.Source {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m.Type == events.NetworkEventType {
+		if m.Actor.Attributes["container"] == d.id && d.id != "" {
+			return anchord.SourceContainers | anchord.SourceSelf | anchord.SourceKernel
+		}
+		// A container's own start and die say what its networks say; but a
+		// running one may be connected and disconnected too, and the
+		// message does not tell whose it is.
+		return anchord.SourceContainers
+	}
+	if len(d.scope.Labels) > 0 && !d.scope.Matches(m.Actor.Attributes) {
+		return 0
+	}
+	return anchord.SourceContainers
+}

@@ -1,0 +1,94 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/AlexCherrypi/anchord"
+)
+
+// LeaseDir reads what the DHCP hooks write into a directory.
+type LeaseDir struct{ Path string }
+
+// Files that the hooks write, each by a rename.
+const (
+	leaseFile = "udhcpc.lease" // the last lease
+	nakFile   = "udhcpc.nak"   // the last refusal
+)
+
+// maxLeaseFile is far beyond what the kernel lets an environment be useful
+// for.
+const maxLeaseFile = 256 << 10
+
+// Lease returns the last lease, or none if there is none or a later refusal
+// ended it.
+func (d LeaseDir) Lease() (anchord.Lease, error) {
+	file, err := d.read(leaseFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return anchord.Lease{}, nil
+	}
+	if err != nil {
+		return anchord.Lease{}, err
+	}
+	nak, err := d.read(nakFile)
+	if err == nil && nak.At > file.At {
+		return anchord.Lease{}, nil
+	}
+	return file.Lease()
+}
+
+func (d LeaseDir) read(name string) (anchord.LeaseFile, error) {
+	path := filepath.Join(d.Path, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return anchord.LeaseFile{}, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxLeaseFile {
+		return anchord.LeaseFile{}, fmt.Errorf("lease file %s is not a regular file of at most %d bytes", path, maxLeaseFile)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return anchord.LeaseFile{}, err
+	}
+	file, err := anchord.ParseLeaseFile(data)
+	if err != nil {
+		return file, fmt.Errorf("%s: %w", path, err)
+	}
+	return file, nil
+}
+
+// Follow fires whenever a file in the directory is replaced. It watches the
+// directory, because a watched file is lost with its first rename.
+func (d LeaseDir) Follow(ctx context.Context, fire func(anchord.Source, time.Time)) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watching %s: %w", d.Path, err)
+	}
+	defer w.Close()
+	if err := w.Add(d.Path); err != nil {
+		return fmt.Errorf("watching %s: %w", d.Path, err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, open := <-w.Events:
+			if !open {
+				return fmt.Errorf("watching %s: the watch ended", d.Path)
+			}
+			if base := filepath.Base(e.Name); base == leaseFile || base == nakFile {
+				fire(anchord.SourceLease, time.Time{})
+			}
+		case <-w.Errors:
+			// The queue overflowed: what was missed is in the directory.
+			fire(anchord.SourceLease, time.Time{})
+		}
+	}
+}
