@@ -22,10 +22,7 @@ func TestHarness(t *testing.T) {
 	events := w.box.monitor("ip", "monitor", "address")
 	rules := w.box.monitor("nft", "monitor")
 	dhcp := w.client.capture("eth0", "port 67")
-	hook := w.write("hook", "#!/bin/sh\n[ \"$1\" = bound ] && ip addr add $ip/$mask dev lan0 && ip route add default via $router\n")
-	if err := os.Chmod(hook, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	hook := w.hook("[ \"$1\" = bound ] && ip addr add $ip/$mask dev lan0 && ip route add default via $router")
 	w.box.run("udhcpc", "-f", "-q", "-i", "lan0", "-s", hook, "-x", "hostname:shop", "-x", "0x3d:0073686f70")
 	ext, err := w.extAddress()
 	if err != nil {
@@ -74,4 +71,14 @@ func TestHarness(t *testing.T) {
 // sees says whether a bridge has learnt a MAC.
 func (n *ns) sees(mac, bridge string) bool {
 	return strings.Contains(n.run("bridge", "fdb", "show", "br", bridge), mac)
+}
+
+// hook is a script for udhcpc.
+func (w *world) hook(script string) string {
+	w.t.Helper()
+	path := w.write("hook", "#!/bin/sh\n"+script+"\n")
+	if err := os.Chmod(path, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
 }

@@ -159,8 +159,8 @@ func installBinary() error {
 	return errors.Join(err, to.Close())
 }
 
-// binary is the program under test.
-func binary(t testing.TB) string {
+// program is the one under test.
+func program(t testing.TB) string {
 	t.Helper()
 	if msg := os.Getenv(buildErrorVar); msg != "" {
 		t.Fatal(msg)

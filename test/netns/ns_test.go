@@ -48,18 +48,31 @@ func newNS(t testing.TB, name string) *ns {
 // close ends every process inside, whoever started it, and lets go of the
 // namespace.
 func (n *ns) close() {
-	defer n.fd.Close()
+	n.killAll()
+	n.fd.Close()
+}
+
+func (n *ns) killAll() {
+	for _, pid := range n.pids() {
+		syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may just have ended
+	}
+}
+
+// pids is every process inside but this one, which only visits.
+func (n *ns) pids() []int {
 	var mine, other unix.Stat_t
 	if unix.Fstat(int(n.fd.Fd()), &mine) != nil {
-		return
+		return nil
 	}
+	var inside []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		if pid != os.Getpid() && unix.Stat(dir+"/ns/net", &other) == nil && other.Ino == mine.Ino {
-			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may just have ended
+			inside = append(inside, pid)
 		}
 	}
+	return inside
 }
 
 // onThread runs f on a thread of its own which ends with it (it is never

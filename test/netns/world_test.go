@@ -232,6 +232,9 @@ func (w *world) bare(name string, host int) *backend {
 
 func (b *backend) ip4(gateway string) { b.ns.ip("route add default via " + gateway + "\n") }
 
+// vanish takes the container's interface away, as Docker does before it tells.
+func (b *backend) vanish() { b.run("ip", "link", "delete", "transit0") }
+
 // container is what Docker says of b.
 func (b *backend) container(expose string) fakedocker.Container {
 	labels := map[string]string{"com.docker.compose.project": project, "com.docker.compose.service": strings.TrimSuffix(strings.TrimPrefix(b.name, project+"-"), "-1")}
@@ -248,7 +251,7 @@ func (b *backend) container(expose string) fakedocker.Container {
 func (w *world) command(hostname string, env []string, args ...string) *exec.Cmd {
 	w.t.Helper()
 	script := `mount --bind "$0" /etc/resolv.conf && exec "$@"`
-	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, w.resolvConf(), binary(w.t)}, args...)...)
+	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, w.resolvConf(), program(w.t)}, args...)...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOSTNAME=" + hostname,
 		"DOCKER_HOST=" + w.docker.Host(), "ANCHORD_RUN_DIR=" + w.runDir(),

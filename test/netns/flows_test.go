@@ -1,0 +1,260 @@
+package netns_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/AlexCherrypi/anchord/test/fakedocker"
+)
+
+// promised is the bound of everything that must be put right at once.
+const promised = time.Second
+
+// recreate replaces a backend by a new container with another address, as
+// compose does; start has the new one's servers run before Docker tells of it.
+func (r *running) recreate(old *backend, name string, host int, start func(*backend)) *backend {
+	r.t.Helper()
+	c, _ := r.docker.Container(old.id)
+	b := r.bare(name, host)
+	start(b)
+	old.vanish()
+	b.name = old.name
+	b.id = r.docker.Recreate(old.id, func(n *fakedocker.Container) {
+		n.Networks = b.container("").Networks
+		n.Labels = c.Labels
+	})
+	return b
+}
+
+func TestAUDPFlowThatNeverPausesFollowsARecreatedBackend(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	old := r.backend("old", 10, "udp/53,udp/5000-5009")
+	old.serveUDP("old", ":53")
+	old.serveUDP("old", ":5005")
+	app := r.backend("app", 20, "")
+	streams := map[*stream]string{
+		r.client.stream(r.addr(53)):   clientIP,
+		r.client.stream(r.addr(5005)): clientIP,
+		app.stream(r.addr(53)):        r.ext,
+	}
+	for s, source := range streams {
+		eventually(t, deadline, s.answeredBy("old "+source))
+	}
+	r.recreate(old, "new", 11, func(b *backend) {
+		b.serveUDP("new", ":53")
+		b.serveUDP("new", ":5005")
+	})
+	began := time.Now()
+	for s, source := range streams {
+		eventually(t, promised-time.Since(began), s.answeredBy("new "+source))
+	}
+}
+
+func TestAUDPSenderThatBeganBeforeTheMappingIsPickedUp(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	app := r.backend("app", 20, "")
+	web := r.bare("web", 10)
+	web.serveUDP("web", ":53")
+	web.serveUDP("web", ":6001")
+	streams := map[*stream]string{
+		r.client.stream(r.addr(53)):     clientIP,
+		r.client.stream(r.addr(6000)):   clientIP,
+		r.outside.stream(r.addr(53)):    outsideIP,
+		app.stream(r.addr(53)):          r.ext,
+		app.stream(transitGW + ":9999"): "", // never mapped: keeps the table from being trivial
+	}
+	eventually(t, deadline, func() error {
+		// The flows are tracked, if at all, before the mapping is there.
+		if out, err := r.box.try("conntrack", "-L", "-p", "udp", "--orig-port-dst", "53"); err != nil || !strings.Contains(out, "dport=53") {
+			return fmt.Errorf("no flow is tracked yet: %q %v", out, err)
+		}
+		return nil
+	})
+	web.id = r.docker.AddContainer(web.container("udp/53,udp/6000:6001"))
+	began := time.Now()
+	for s, source := range streams {
+		if source != "" {
+			eventually(t, promised-time.Since(began), s.answeredBy("web "+source))
+		}
+	}
+}
+
+func TestARestartOfOneBackendCostsAnotherNothing(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	db := r.backend("db", 10, "tcp/5432")
+	db.serveTCP("db", ":5432")
+	web := r.backend("web", 11, "tcp/80,udp/53")
+	web.serveTCP("web", ":80")
+	r.outside.serveTCP("outside", ":80")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+	in, out := r.client.session(r.addr(5432)), db.session(outsideIP+":80")
+	flow := func() string {
+		return flowID(t, r.box.run("conntrack", "-L", "-p", "tcp", "--reply-src", db.ip, "-o", "id"))
+	}
+	before := flow()
+	gone := r.box.monitor("conntrack", "-E", "-e", "DESTROY", "-p", "tcp")
+	r.recreate(web, "web2", 12, func(b *backend) { b.serveTCP("web2", ":80") })
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web2 "+clientIP))
+	for range 3 {
+		for _, s := range []*session{in, out} {
+			if err := s.echo(); err != nil {
+				t.Errorf("a connection to another backend suffered: %v", err)
+			}
+		}
+	}
+	if after := flow(); after != before {
+		t.Errorf("the tracked connection is another one: %q, was %q", after, before)
+	}
+	if gone.out.contains(db.ip) {
+		t.Errorf("flows of another backend were ended:\n%s", gone.out)
+	}
+}
+
+// flowID is the kernel's id of the one tracked flow.
+func flowID(t *testing.T, listing string) string {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(listing), "\n")
+	_, id, ok := strings.Cut(lines[0], " id=")
+	if len(lines) != 1 || !ok {
+		t.Fatalf("not one flow: %q", listing)
+	}
+	return id
+}
+
+func TestOldFlowsToAVanishedBackendAreEnded(t *testing.T) {
+	t.Parallel()
+	for name, vanish := range map[string]func(*running, *backend){
+		"removed": func(r *running, b *backend) { r.docker.Remove(b.id) },
+		"another address": func(r *running, b *backend) {
+			r.recreate(b, "new", 12, func(b *backend) { b.serveTCP("new", ":80") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, setup{})
+			web := r.backend("web", 10, "tcp/80,udp/53,tcp/9000-9001:7000")
+			web.serveTCP("web", ":80")
+			web.serveTCP("web", ":7001")
+			web.serveUDP("web", ":53")
+			sessions := []*session{r.client.session(r.addr(80)), r.client.session(r.addr(9001))}
+			eventually(t, deadline, r.client.answers("udp", r.addr(53), "web "+clientIP))
+			ip := web.ip
+			flows := func() string {
+				out, _ := r.box.try("conntrack", "-L", "--reply-src", ip)
+				return out
+			}
+			if !strings.Contains(flows(), "dport=80") {
+				t.Fatal("no flow is tracked")
+			}
+			vanish(r, web)
+			eventually(t, promised, func() error {
+				if out := flows(); out != "" {
+					return fmt.Errorf("still tracked:\n%s", out)
+				}
+				return nil
+			})
+			for _, s := range sessions {
+				if s.echo() == nil {
+					t.Error("the old connection lives on")
+				}
+			}
+		})
+	}
+}
+
+func TestTwoContainersWantTheSamePort(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	elder := r.backend("elder", 10, "tcp/80")
+	younger := r.backend("younger", 11, "tcp/79-81,udp/53")
+	elder.serveTCP("elder", ":80")
+	younger.serveTCP("younger", ":80")
+	younger.serveUDP("younger", ":53")
+	eventually(t, deadline, r.client.answers("udp", r.addr(53), "younger "+clientIP))
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "elder "+clientIP))
+	eventually(t, deadline, r.a.logs("expose.conflict", elder.name, younger.name))
+	eventually(t, deadline, r.a.metricIs("anchord_expose_conflicts", 1))
+	if s := r.a.status(); !containsAll(s, []string{elder.name, younger.name}) {
+		t.Errorf("the status does not name both:\n%s", s)
+	}
+	r.docker.Remove(elder.id)
+	eventually(t, promised, r.client.answers("tcp", r.addr(80), "younger "+clientIP))
+	eventually(t, deadline, r.a.metricIs("anchord_expose_conflicts", 0))
+	if n := len(r.a.entries("expose.conflict")); n != 1 {
+		t.Errorf("the conflict was logged %d times", n)
+	}
+}
+
+func TestAMalformedLabelRejectsOnlyItsContainer(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	bad := r.backend("bad", 10, "tcp/81,tcp/99999")
+	bad.serveTCP("bad", ":81")
+	good := r.backend("good", 11, "tcp/80")
+	good.serveTCP("good", ":80")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "good "+clientIP))
+	eventually(t, deadline, r.a.logs("label.rejected", bad.name, "tcp/99999", "65535"))
+	eventually(t, deadline, r.client.refused("tcp", r.addr(81)))
+	eventually(t, deadline, r.a.metricIs("anchord_expose_errors", 1))
+	if s := r.a.status(); !containsAll(s, []string{bad.name, "tcp/99999"}) {
+		t.Errorf("the status does not tell of it:\n%s", s)
+	}
+	if n := len(r.a.entries("label.rejected")); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+}
+
+func TestHostileNamesAndLabels(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	good := r.backend("good", 10, "tcp/80")
+	good.serveTCP("good", ":80")
+	for i, name := range []string{
+		`evil"; flush ruleset; #`, "evil\nflush ruleset\n", "evil}\n}\ntable ip owned { }", "☃\x00\x7f\xff",
+		strings.Repeat("x", 300), "{{.Evil}} $(flush) `flush` \\", "*", "",
+	} {
+		b := r.bare(fmt.Sprintf("evil%d", i), 20+i)
+		b.serveTCP("evil", ":80")
+		c := b.container(fmt.Sprintf("tcp/%d:80", 1000+i))
+		c.Name = name
+		c.Labels["anchord.identity"], c.Labels["anchord."+name] = name, name
+		r.docker.AddContainer(c)
+		eventually(t, deadline, r.client.answers("tcp", r.addr(1000+i), "evil "+clientIP))
+	}
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "good "+clientIP))
+	if out := r.box.run("nft", "list", "tables"); strings.Contains(out, "owned") || strings.Count(out, "anchord_") != 2 {
+		t.Errorf("the tables are now %q", out)
+	}
+	r.a.log() // fails on a broken line
+	if len(r.a.entries("reconcile.failed")) != 0 {
+		t.Error("a reconcile failed")
+	}
+}
+
+func TestARangeOfAWholeTURNServerWorks(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	turn := r.backend("turn", 10, "udp/49152-65535,tcp/3478")
+	turn.serveUDP("turn", ":49152")
+	turn.serveUDP("turn", ":65535")
+	eventually(t, deadline, r.client.answers("udp", r.addr(49152), "turn "+clientIP))
+	eventually(t, deadline, r.client.answers("udp", r.addr(65535), "turn "+clientIP))
+}
+
+func TestAContainerThatJoinsAnothersNamespaceIsReachedThere(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	owner := r.backend("owner", 10, "")
+	owner.serveTCP("owner", ":80")
+	c := fakedocker.Container{
+		Name: project + "-app-1", NetworkMode: "container:" + owner.id,
+		Labels: map[string]string{"com.docker.compose.project": project, "anchord.expose": "tcp/80"},
+	}
+	r.docker.AddContainer(c)
+	eventually(t, promised, r.client.answers("tcp", r.addr(80), "owner "+clientIP))
+}
