@@ -183,6 +183,7 @@ func pause(ctx context.Context, d time.Duration) {
 func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Time) error {
 	start := time.Now()
 	r.outcome = Outcome{Source: source, EventAt: since}
+	r.lookAtDocker(ctx, source)
 	lookErr := r.look(ctx, source)
 	state, memory, err := r.Config.Decide(r.seen, r.memory)
 	if errors.Is(err, ErrNoProject) && !r.selfOK {
@@ -210,32 +211,35 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 // answer.
 func (r *Reconciler) look(ctx context.Context, source Source) error {
 	r.seen.Now, r.seen.Boot = r.Uptime(), r.Boot
-	return errors.Join(r.lookAtDocker(ctx, source), r.lookAtKernel(ctx, source), r.lookAtLease(source))
+	err := r.lookAtKernel(ctx, source)
+	r.lookAtLease(source)
+	return err
 }
 
-func (r *Reconciler) lookAtDocker(ctx context.Context, source Source) error {
+// lookAtDocker keeps the last answer while Docker cannot be asked; that is an
+// outcome of its own, since the rest goes on without it.
+func (r *Reconciler) lookAtDocker(ctx context.Context, source Source) {
 	if source&SourceSelf != 0 || (!r.selfOK && source&SourceContainers != 0) {
 		self, err := r.Docker.Self(ctx)
 		if err != nil {
 			r.outcome.DockerErr = err
-			return err
+			return
 		}
 		r.seen.Self, r.selfOK = self, true
 	}
-	if source&(SourceSelf|SourceContainers) == 0 || !r.selfOK {
-		return nil
+	if source&(SourceSelf|SourceContainers) == 0 {
+		return
 	}
 	identity, err := r.Config.Identify(r.seen.Self)
 	if err != nil {
-		return nil // Decide says it
+		return // Decide says it
 	}
 	containers, err := r.Docker.Containers(ctx, identity.Scope)
 	if err != nil {
 		r.outcome.DockerErr = err
-		return err
+		return
 	}
 	r.seen.Containers = containers
-	return nil
 }
 
 func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
@@ -276,19 +280,18 @@ func (r *Reconciler) drifted() {
 	r.Reporter.Event(Warn, EventRulesetDrift, "anchord's tables were changed by somebody else and are put back", nil)
 }
 
-func (r *Reconciler) lookAtLease(source Source) error {
+func (r *Reconciler) lookAtLease(source Source) {
 	if source&SourceLease == 0 {
-		return nil
+		return
 	}
 	lease, err := r.Leases.Lease()
 	r.reportRefusal(err)
 	if err != nil {
-		return nil // the lease that is held goes on
+		return // the lease that is held goes on
 	}
 	old := r.seen.Lease
 	r.seen.Lease = lease
 	r.reportLease(old, lease)
-	return nil
 }
 
 // apply makes the difference, in an order that never opens what shall be
@@ -559,7 +562,7 @@ func (r *Reconciler) finish(err error, start time.Time) {
 	r.outcome.RulesetIn = r.applied != nil
 	r.outcome.Settled = r.outcome.RulesetIn && r.selfOK && r.state.Ext != ""
 	r.reportFailure(err)
-	if err == nil {
+	if err == nil && r.outcome.DockerErr == nil {
 		r.retry = 0
 	} else {
 		r.retry = min(max(2*r.retry, retryMin), r.Config.PollInterval)
@@ -573,12 +576,10 @@ func (r *Reconciler) finish(err error, start time.Time) {
 func (r *Reconciler) Stop(ctx context.Context) error {
 	errs := []error{r.stopStep("DHCP client stopped, lease released", r.DHCP.Stop(ctx))}
 	for _, route := range r.state.Routes {
-		if r.routed[route.Family] == route {
-			errs = append(errs, r.stopStep("default route removed", r.Routes.DeleteRoute(ctx, route)))
-		}
+		errs = append(errs, r.stopStep("default route removed", r.Routes.DeleteRoute(ctx, route)))
 	}
-	if r.state.OwnsExt && r.state.Lease.Address.IsValid() && r.held.Prefix == r.state.Lease.Address {
-		errs = append(errs, r.stopStep("leased address removed", r.Addresses.RemoveAddress(ctx, r.state.Ext, r.held.Prefix)))
+	if leased := r.state.Lease.Address; leased.IsValid() {
+		errs = append(errs, r.stopStep("leased address removed", r.Addresses.RemoveAddress(ctx, r.state.Ext, leased)))
 	}
 	for _, t := range r.state.Transits {
 		for _, p := range t.Gateways {

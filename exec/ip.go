@@ -122,9 +122,9 @@ func (i IP) AddAddress(ctx context.Context, iface string, p netip.Prefix) error 
 	return nil
 }
 
-// RemoveAddress removes an address.
+// RemoveAddress removes an address; that it is gone already is no error.
 func (i IP) RemoveAddress(ctx context.Context, iface string, p netip.Prefix) error {
-	if _, err := i.Runner.Run(ctx, "", "ip", "address", "delete", p.String(), "dev", iface); err != nil {
+	if _, err := i.Runner.Run(ctx, "", "ip", "address", "delete", p.String(), "dev", iface); err != nil && !isNotFound(err) {
 		return fmt.Errorf("removing address %s: %w", p, err)
 	}
 	return nil

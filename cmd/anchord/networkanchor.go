@@ -229,9 +229,9 @@ func (n *networkAnchor) dockerConnected(err error) {
 	n.metrics.docker.Set(value)
 	switch {
 	case changed && err != nil:
-		n.log.Event(anchord.Error, anchord.EventDockerLost, "docker does not answer: what is exposed stays as it is, changes are not seen until it does", anchord.Fields{"error": err.Error()})
+		n.log.Event(anchord.Error, anchord.EventDockerLost, "docker cannot be asked: what is exposed stays as it is, and changes are not seen until it can", anchord.Fields{"error": err.Error()})
 	case changed:
-		n.log.Event(anchord.Info, anchord.EventDockerConnected, "docker answers", nil)
+		n.log.Event(anchord.Info, anchord.EventDockerConnected, "docker can be asked", nil)
 	}
 }
 
@@ -247,7 +247,7 @@ func (n *networkAnchor) unmet() []string {
 		unmet = append(unmet, "the ruleset is not in the kernel")
 	}
 	if n.dockerErr != nil {
-		unmet = append(unmet, "docker does not answer")
+		unmet = append(unmet, "docker cannot be asked: " + n.dockerErr.Error())
 	}
 	if n.last.State.Ext == "" {
 		unmet = append(unmet, "the LAN interface is not known")

@@ -209,7 +209,7 @@ func (r statusReport) print(w io.Writer) error {
 	if !r.Ready {
 		state = "NOT READY: " + strings.Join(r.Unmet, "; ")
 	}
-	fmt.Fprintf(t, "%s\t%s\n", r.Project, state)
+	fmt.Fprintf(t, "%s\t%s\n", printable(r.Project), state)
 	fmt.Fprintf(t, "on the LAN\t%s on %s, MAC %s, as %q\n", orNone(strings.Join(r.Addresses, ", ")), orNone(r.Interface), orNone(r.MAC), r.Hostname)
 	if l := r.Lease; l != nil {
 		remaining := "never ends"
@@ -246,6 +246,15 @@ func (r statusReport) print(w io.Writer) error {
 		fmt.Fprintf(w, "\nPROBLEM (%s): %s\n", p.Event, p.Message)
 	}
 	return nil
+}
+
+// printable quotes what could play with a terminal: a project's name may come
+// from a label that anybody wrote.
+func printable(s string) string {
+	if quoted := strconv.Quote(s); quoted != `"`+s+`"` {
+		return quoted
+	}
+	return s
 }
 
 func orNone(s string) string {
