@@ -143,6 +143,7 @@ type Reconciler struct {
 // Run reconciles at once, on every trigger and on the poll, until ctx ends.
 // It returns an error only for a fault that no later look can mend.
 func (r *Reconciler) Run(ctx context.Context) error {
+	r.close(ctx)
 	poll := time.NewTicker(r.Config.PollInterval)
 	defer poll.Stop()
 	retry := time.NewTimer(0)
@@ -168,6 +169,18 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		pause(ctx, coalesce)
 	}
+}
+
+// close shuts the box until the first decision: without rules every listener
+// of the namespace would answer the LAN. Tables that a killed predecessor
+// left standing are better than closed, and stay until then.
+func (r *Reconciler) close(ctx context.Context) {
+	standing, err := r.Tables.Standing(ctx)
+	if err == nil && !standing {
+		r.state = State{}
+		err = r.applyRuleset(ctx)
+	}
+	r.reportFailure(err)
 }
 
 func pause(ctx context.Context, d time.Duration) {

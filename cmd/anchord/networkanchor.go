@@ -247,7 +247,7 @@ func (n *networkAnchor) unmet() []string {
 		unmet = append(unmet, "the ruleset is not in the kernel")
 	}
 	if n.dockerErr != nil {
-		unmet = append(unmet, "docker cannot be asked: " + n.dockerErr.Error())
+		unmet = append(unmet, "docker cannot be asked: "+n.dockerErr.Error())
 	}
 	if n.last.State.Ext == "" {
 		unmet = append(unmet, "the LAN interface is not known")

@@ -201,3 +201,30 @@ func (n *ns) sendTTL(t *testing.T, ttl int, addr string) {
 		t.Fatal(err)
 	}
 }
+
+// fingerprint is what nmap's operating system detection saw of each probe,
+// without what changes from one boot to the next.
+func fingerprint(t *testing.T, from *ns, target string) []string {
+	t.Helper()
+	out, err := from.try("nmap", "-n", "-Pn", "-O", "-d", "--max-os-tries", "1", "-p", "80,81", target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, l := range regexp.MustCompile(`(?m)^(OPS|WIN|ECN|T\d|U1|IE)\(.*\)$`).FindAllString(out, -1) {
+		lines = append(lines, regexp.MustCompile(`%?(RUCK|RIPCK)=[^%)]*`).ReplaceAllString(l, ""))
+	}
+	if len(lines) == 0 {
+		t.Fatalf("no fingerprint in:\n%s", out)
+	}
+	return lines
+}
+
+func TestNmapSeesTheSameOperatingSystem(t *testing.T) {
+	t.Parallel()
+	r := twins(t)
+	want := fingerprint(t, r.client, plainIP)
+	if got := fingerprint(t, r.client, r.ext); !slices.Equal(got, want) {
+		t.Errorf("the project\n%s\nan ordinary host\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

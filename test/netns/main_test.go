@@ -11,6 +11,7 @@ package netns_test
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -35,11 +36,24 @@ func TestMain(m *testing.M) {
 	if os.Getenv(insideVar) == "" {
 		os.Exit(runInside())
 	}
+	beParallel()
 	if err := arrange(); err != nil {
 		fmt.Fprintln(os.Stderr, "arranging the test's own namespaces:", err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// beParallel lets more tests wait at the same time than there are processors,
+// unless the caller says otherwise: most of their time is a lease's or a
+// kernel timer's.
+func beParallel() {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		flag.Set("test.parallel", "8") //nolint:errcheck // a flag of testing, and a number
+	}
 }
 
 // runInside builds the program and runs this test again in namespaces of its
