@@ -198,21 +198,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 	r.outcome = Outcome{Source: source, EventAt: since}
 	r.lookAtDocker(ctx, source)
 	lookErr := r.look(ctx, source)
-	state, memory, err := r.Config.Decide(r.seen, r.memory)
-	if errors.Is(err, ErrNoProject) && !r.selfOK {
-		// Docker may know the project once it answers; until then the box
-		// is closed.
-		state, memory, err = State{}, r.memory, nil
+	// Before Docker has told who and where we are, the box stays closed.
+	var state State
+	if r.selfOK {
+		var err error
+		if state, r.memory, err = r.Config.Decide(r.seen, r.memory); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	r.memory = memory
 	r.reportNotices(state)
 	r.reportExpiry(state)
 	before := r.state
 	r.state = state
-	err = errors.Join(lookErr, r.apply(ctx, before))
+	err := errors.Join(lookErr, r.apply(ctx, before))
 	if ctx.Err() != nil {
 		return nil // stopping: what was interrupted is no failure
 	}
