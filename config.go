@@ -149,6 +149,8 @@ func (p MACPolicy) For(ext Attachment, project string) string {
 	return ""
 }
 
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // ParseGateways reads one or two addresses, at most one per family, in any
 // order.
 func ParseGateways(s string) (PerFamily[netip.Addr], error) {
@@ -159,7 +161,7 @@ func ParseGateways(s string) (PerFamily[netip.Addr], error) {
 	for _, word := range strings.Split(s, ",") {
 		word = strings.TrimSpace(word)
 		a, err := netip.ParseAddr(word)
-		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a == broadcast {
 			return gateways, fmt.Errorf("%q is not the address of a router", word)
 		}
 		a = a.Unmap()
@@ -175,10 +177,10 @@ func ParseGateways(s string) (PerFamily[netip.Addr], error) {
 // be positive.
 func ParseInterval(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
-	if err != nil {
+	if err != nil && strings.Trim(s, "-0123456789") == "" {
 		d, err = time.ParseDuration(s + "s")
 	}
-	if err != nil || strings.ContainsAny(s, ". ") && !strings.ContainsAny(s, "hmsuµn") {
+	if err != nil {
 		return 0, errors.New("is not a duration like 30s, 5m or 30 (whole seconds)")
 	}
 	if d <= 0 {
