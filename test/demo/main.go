@@ -1,0 +1,67 @@
+// Demo shows what anchord is for: a LAN, a Docker engine on it, and a Compose
+// project that the LAN takes for one server. Everything that it says is checked
+// on the way; it ends with "demo: ok" or "demo: failed: …".
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/AlexCherrypi/anchord/test/lab"
+)
+
+func main() {
+	keep := flag.Bool("keep", false, "leave everything up, and say how to get into it")
+	down := flag.Bool("down", false, "remove what an earlier -keep left up")
+	flag.Parse()
+	signal.Ignore(syscall.SIGPIPE) // a reader that went away must not keep us from cleaning up
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	os.Exit(run(ctx, *keep, *down, os.Stdout))
+}
+
+// run shows the demo or removes it, and ends with one line that says how it
+// went.
+func run(ctx context.Context, keep, down bool, out io.Writer) int {
+	s := newScreen(out)
+	var err error
+	if down {
+		err = remove(s)
+	} else {
+		err = show(ctx, s, keep)
+	}
+	if err != nil {
+		s.last("demo: failed: " + strings.Join(strings.Fields(err.Error()), " "))
+		return 1
+	}
+	s.last("demo: ok")
+	return 0
+}
+
+// remove takes down every demo that was left up, and what is left of one that
+// was killed.
+func remove(s *screen) error {
+	if err := lab.Reap(); err != nil {
+		return err
+	}
+	demos, err := kept()
+	if err != nil {
+		return err
+	}
+	if len(demos) == 0 {
+		s.note("No demo is up.")
+	}
+	for _, d := range demos {
+		s.note("Removing the demo in lab %s.", d.ID)
+		if err := d.Down(); err != nil {
+			return fmt.Errorf("removing a demo: %w", err)
+		}
+	}
+	return nil
+}
