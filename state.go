@@ -134,6 +134,7 @@ type decision struct {
 	memory   Memory
 	attached []Attachment
 	ext      Attachment
+	waiting  bool // a transit network has no interface yet
 	state    State
 }
 
@@ -177,6 +178,7 @@ func (d *decision) transits() {
 			continue
 		}
 		if a.Link.Name == "" {
+			d.waiting = true
 			d.notice(Warn, EventTransitMissing, "", "network %s has no interface with MAC %s in this namespace yet", a.Network.Name, a.Endpoint.MAC)
 			continue
 		}
@@ -210,6 +212,9 @@ func (d *decision) expose() {
 		backends = append(backends, o.namespace)
 	}
 	attached := d.transitAttachments()
+	if len(attached) == 0 && d.waiting {
+		return
+	}
 	shared, err := d.config.pickShared(d.memory.Shared, attached, backends)
 	if err != nil {
 		d.notice(Error, EventSharedMissing, "", "no way to the services: %v", err)
