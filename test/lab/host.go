@@ -126,8 +126,8 @@ func (h *Host) ip(ctx context.Context, commands ...string) error {
 	return nil
 }
 
-// sysctl sets a kernel parameter of the namespace.
-func (h *Host) sysctl(name, value string) error {
+// Sysctl sets a kernel parameter of the namespace.
+func (h *Host) Sysctl(name, value string) error {
 	path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 	return h.Do(func() error { return os.WriteFile(path, []byte(value), 0o644) })
 }

@@ -159,6 +159,16 @@ func (l *Lab) Root() *Host { return l.root }
 // EngineLog is the path of what dockerd has logged.
 func (l *Lab) EngineLog() string { return filepath.Join(l.record.dir(), "engine.log") }
 
+// TempDir makes a directory that goes with the lab. The engine sees it under the
+// same path, so containers can mount it.
+func (l *Lab) TempDir() (string, error) {
+	dir, err := os.MkdirTemp(l.record.dir(), "tmp")
+	if err != nil {
+		return "", fmt.Errorf("making a directory of the lab: %w", err)
+	}
+	return dir, nil
+}
+
 // Environ is what a program needs in its environment to use the lab's engine
 // through the lab's own docker CLI and plugins. What the caller has set for
 // Docker is left out.

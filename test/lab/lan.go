@@ -74,7 +74,7 @@ func (l *Lab) LAN(ctx context.Context, options LANOptions) (_ *LAN, err error) {
 	if lan.Router, err = lan.addHost(ctx, "router", lan.addr(1)); err != nil {
 		return nil, err
 	}
-	if err := lan.Router.sysctl("net.ipv4.ip_forward", "1"); err != nil {
+	if err := lan.Router.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
 		return nil, err
 	}
 	if lan.Client, err = lan.addHost(ctx, "client", lan.addr(2)); err != nil {

@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/AlexCherrypi/anchord/test/lab"
+)
+
+// engine is one lab, on which all scenarios run.
+type engine struct {
+	*lab.Lab
+	old bool // before release 28: a network without IPv4 does not exist
+}
+
+// raise starts a lab; one that does not come up fails the suite.
+func raise(t *testing.T, release lab.Release) *engine {
+	t.Helper()
+	l, err := lab.Up(t.Context(), lab.Options{
+		Release: release.Name,
+		Images:  []string{lab.ImageAnchord, lab.ImageNginx, lab.ImagePeer},
+		Log:     os.Stderr,
+	})
+	if err != nil {
+		t.Fatalf("engine %s: %v", release.Name, err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(); err != nil {
+			t.Error(err)
+		}
+	})
+	version, err := l.Client().ServerVersion(t.Context())
+	if err != nil {
+		t.Fatalf("engine %s does not tell its version: %v", release.Name, err)
+	}
+	if !strings.HasPrefix(version.Version, release.Name+".") {
+		t.Errorf("the engine called %s is a %s", release.Name, version.Version)
+	}
+	fmt.Printf("e2e: running on Docker Engine %s (API %s)\n", version.Version, version.APIVersion)
+	return &engine{Lab: l, old: release != lab.Releases[len(lab.Releases)-1]}
+}
+
+// filterBridged sets whether the Docker host's firewall sees bridged packets,
+// as it does wherever br_netfilter is loaded. The value belongs to the network
+// namespace, here that of the lab.
+func (e *engine) filterBridged(t *testing.T, on bool) {
+	t.Helper()
+	value := "0"
+	if on {
+		value = "1"
+	}
+	if err := e.Root().Sysctl("net.bridge.bridge-nf-call-iptables", value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scenario is one story of a user, on a LAN of its own.
+type scenario struct {
+	name string
+	lan  lab.LANOptions
+	run  func(s *site)
+}
+
+func TestEngines(t *testing.T) {
+	for _, release := range lab.Releases {
+		t.Run("engine "+release.Name, func(t *testing.T) {
+			e := raise(t, release)
+			t.Run("bridged packets filtered", func(t *testing.T) {
+				e.filterBridged(t, true)
+				e.together(t, scenarios)
+			})
+			t.Run("bridged packets not filtered", func(t *testing.T) {
+				e.filterBridged(t, false)
+				e.together(t, unfiltered)
+			})
+			// These keep both cores busy, or are about what a busy machine
+			// would blur.
+			t.Run("alone", func(t *testing.T) {
+				e.filterBridged(t, true)
+				for _, c := range alone {
+					t.Run(c.name, func(t *testing.T) { c.run(newSite(t, e, c.lan)) })
+				}
+			})
+		})
+	}
+}
+
+func (e *engine) together(t *testing.T, scenarios []scenario) {
+	for _, c := range scenarios {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.run(newSite(t, e, c.lan))
+		})
+	}
+}
+
+// site is a LAN and the Docker host that is plugged into it.
+type site struct {
+	*testing.T
+	engine *engine
+	lan    *lab.LAN
+	ctx    context.Context
+}
+
+func newSite(t *testing.T, e *engine, options lab.LANOptions) *site {
+	t.Helper()
+	lan, err := e.LAN(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lan.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &site{T: t, engine: e, lan: lan, ctx: t.Context()}
+}

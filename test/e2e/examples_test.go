@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/AlexCherrypi/anchord/test/lab"
+)
+
+// repository is where this test runs from.
+const repository = "../.."
+
+func readExample(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, "examples", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// The images that an example names, and what the lab has in their place.
+var imageInLab = strings.NewReplacer(
+	"image: ghcr.io/alexcherrypi/anchord\n", "image: "+lab.ImageAnchord+"\n",
+	"image: traefik/whoami\n", "image: "+lab.ImagePeer+"\n",
+	"image: nginx\n", "image: "+lab.ImageNginx+"\n",
+)
+
+// asInLab names the lab's images and its network card in place of a user's.
+func asInLab(example, parent string) string {
+	return strings.Replace(imageInLab.Replace(example), "parent: eth0 ", "parent: "+parent+" ", 1)
+}
+
+// onLAN writes a LAN's addresses in place of the example's.
+func onLAN(example string, lan *lab.LAN) string {
+	return strings.NewReplacer(
+		"subnet: 192.0.2.0/24 ", "subnet: "+lan.Prefix.String()+" ",
+		"gateway: 192.0.2.1 ", "gateway: "+lan.Router.Addr.String()+" ",
+		"ip_range: 192.0.2.240/29 ", "ip_range: "+lan.BootstrapRange.String()+" ",
+	).Replace(example)
+}
+
+// What the tests run is what users copy: all that differs are values that are
+// theirs to choose.
+func TestExamplesAreRunAsTheyAre(t *testing.T) {
+	chosen := regexp.MustCompile(`^(\s*image: |\s*parent: )\S+(.*)$`)
+	for _, name := range []string{"native/compose.yaml", "service-anchor/compose.yaml"} {
+		example := readExample(t, name)
+		run := asInLab(example, "lan1p1")
+		if strings.Contains(run, "ghcr.io") || strings.Contains(run, "whoami\n    image: traefik") || !strings.Contains(run, "parent: lan1p1 ") {
+			t.Errorf("%s: some value was not replaced:\n%s", name, run)
+		}
+		theirs, ours := strings.Split(example, "\n"), strings.Split(run, "\n")
+		if len(theirs) != len(ours) {
+			t.Fatalf("%s has %d lines, what is run has %d", name, len(theirs), len(ours))
+		}
+		changed := 0
+		for i := range theirs {
+			if theirs[i] == ours[i] {
+				continue
+			}
+			changed++
+			if chosen.ReplaceAllString(theirs[i], "$1$2") != chosen.ReplaceAllString(ours[i], "$1$2") {
+				t.Errorf("%s line %d is %q, what is run is %q", name, i+1, theirs[i], ours[i])
+			}
+		}
+		if want := strings.Count(example, "image: ") + 1; changed != want {
+			t.Errorf("%s: %d lines differ in what is run, want %d: each image and the parent", name, changed, want)
+		}
+	}
+}
+
+// The README shows the example that these tests run.
+func TestReadmeShowsTheNativeExample(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), readExample(t, "native/compose.yaml")) {
+		t.Error("README.md does not contain examples/native/compose.yaml byte for byte")
+	}
+}

@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/AlexCherrypi/anchord/test/lab"
+	"github.com/AlexCherrypi/anchord/test/peer/probe"
+)
+
+// patience is the limit where nothing is promised but that it happens.
+const patience = 30 * time.Second
+
+// within repeats a look until it succeeds. The look has to have succeeded when
+// limit has passed since the cause.
+func (s *site) within(limit time.Duration, cause time.Time, what string, look func(ctx context.Context) error) time.Duration {
+	s.Helper()
+	ctx, cancel := context.WithDeadline(s.ctx, cause.Add(limit))
+	defer cancel()
+	for tries := 1; ; tries++ {
+		err := attempt(ctx, look)
+		took := time.Since(cause)
+		if err == nil && took <= limit {
+			s.Logf("%s: after %v", what, took.Round(time.Millisecond))
+			return took
+		}
+		if took > limit {
+			s.Fatalf("%s: not within %v (%d looks); the last: %v", what, limit, tries, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// attempt gives one look so little time that a packet that was lost, and which
+// TCP would repeat after a second, does not count as a second.
+func attempt(ctx context.Context, look func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+	defer cancel()
+	return look(ctx)
+}
+
+// lease waits until the DHCP server's lease table shows the name.
+func (s *site) lease(name string) lab.Lease {
+	s.Helper()
+	var found lab.Lease
+	s.within(patience, time.Now(), "a lease for "+name, func(context.Context) (err error) {
+		found, err = s.findLease(name)
+		return err
+	})
+	return found
+}
+
+func (s *site) findLease(name string) (lab.Lease, error) {
+	leases, err := s.lan.Leases()
+	for _, l := range leases {
+		if l.Hostname == name {
+			return l, nil
+		}
+	}
+	return lab.Lease{}, fmt.Errorf("the lease table has no %s, only %v (%v)", name, leases, err)
+}
+
+// addr is the project's address as the DHCP server's lease table has it.
+func (p *project) addr() netip.Addr {
+	p.Helper()
+	return p.lease(p.name).Addr
+}
+
+// answers is a look at whether a service answers a host, and sees it as itself.
+func answers(from *lab.Host, network string, addr netip.Addr, port uint16) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := asks(ctx, from, network, addr, port)
+		return err
+	}
+}
+
+func asks(ctx context.Context, from *lab.Host, network string, addr netip.Addr, port uint16) (probe.Answer, error) {
+	answer, err := probe.Ask(ctx, from, network, netip.AddrPortFrom(addr, port).String())
+	if err == nil && answer.Peer != answer.From {
+		err = fmt.Errorf("the service sees %s, but the client is %s", answer.Peer, answer.From)
+	}
+	return answer, err
+}
+
+// reachable starts nothing: it waits until a port of the project answers the
+// LAN's client, and gives the project's address.
+func (p *project) reachable(port uint16) netip.Addr {
+	p.Helper()
+	addr := p.addr()
+	p.within(patience, time.Now(), fmt.Sprintf("%s answers on port %d", addr, port), answers(p.lan.Client, "tcp", addr, port))
+	return addr
+}
+
+// host puts another host on the LAN.
+func (s *site) host(name string) *lab.Host {
+	s.Helper()
+	h, err := s.lan.AddHost(s.ctx, name)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return h
+}
+
+// serve lets a host tell everyone who they are.
+func (s *site) serve(h *lab.Host, endpoints ...string) {
+	s.Helper()
+	var all []probe.Endpoint
+	for _, text := range endpoints {
+		more, err := probe.ParseEndpoints(text)
+		if err != nil {
+			s.Fatal(err)
+		}
+		all = append(all, more...)
+	}
+	var server *probe.Server
+	err := h.Do(func() (err error) {
+		server, err = probe.Serve(all, discard{})
+		return err
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { server.Close() })
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// seenFrom is the address from which a host is reached by who dials it.
+func seenFrom(ctx context.Context, from *lab.Host, network string, to netip.Addr, port uint16) (netip.Addr, error) {
+	answer, err := probe.Ask(ctx, from, network, netip.AddrPortFrom(to, port).String())
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	peer, err := netip.ParseAddrPort(answer.Peer)
+	return peer.Addr(), err
+}
+
+// leavesAs is a look at whether what a namespace sends is seen as coming from
+// an address.
+func leavesAs(want netip.Addr, from *lab.Host, network string, to netip.Addr, port uint16) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		got, err := seenFrom(ctx, from, network, to, port)
+		if err == nil && got != want {
+			err = fmt.Errorf("%s of %s is seen as %s, want %s", network, from.Name, got, want)
+		}
+		return err
+	}
+}
+
+// command runs a command on a host and gives its output, also if it fails.
+func (s *site) command(h *lab.Host, args ...string) (string, error) {
+	out, err := try(h.Command(s.ctx, args...))
+	return strings.TrimSpace(out), err
+}
+
+// must runs a command on a host.
+func (s *site) must(h *lab.Host, args ...string) string {
+	s.Helper()
+	out, err := s.command(h, args...)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return out
+}
+
+// fetch gets a page from a host.
+func fetch(ctx context.Context, from *lab.Host, url string) (string, error) {
+	client := http.Client{Transport: &http.Transport{DialContext: from.DialContext, DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, response.Status)
+	}
+	return string(body), err
+}
