@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
@@ -190,4 +194,85 @@ func fetch(ctx context.Context, from *lab.Host, url string) (string, error) {
 		err = fmt.Errorf("%s: %s", url, response.Status)
 	}
 	return string(body), err
+}
+
+// askOn asks on a connection that is open, for not longer than one look.
+func askOn(ctx context.Context, conn net.Conn) (probe.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return probe.AskOn(ctx, conn)
+}
+
+// looks is a look that is repeated all the time, beside the test.
+type looks struct {
+	mu        sync.Mutex
+	succeeded []time.Time // when a look that succeeded had ended
+	failed    []error
+	stop      func() []error // ends it and gives the failures
+}
+
+func (s *site) looks(look func(ctx context.Context) error) *looks {
+	l := &looks{}
+	ctx, cancel := context.WithCancel(s.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			err := attempt(ctx, look)
+			if ctx.Err() == nil {
+				l.note(err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	l.stop = func() []error {
+		cancel()
+		<-done
+		return l.failed
+	}
+	s.Cleanup(func() { l.stop() })
+	return l
+}
+
+func (l *looks) note(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.succeeded = append(l.succeeded, time.Now())
+	} else {
+		l.failed = append(l.failed, fmt.Errorf("%s: %w", time.Now().Format(time.StampMilli), err))
+	}
+}
+
+// firstAfter waits for a success after a moment and gives its time.
+func (l *looks) firstAfter(s *site, moment time.Time, what string) time.Time {
+	s.Helper()
+	var first time.Time
+	s.within(patience, time.Now(), what, func(context.Context) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, at := range l.succeeded {
+			if at.After(moment) {
+				first = at
+				return nil
+			}
+		}
+		return fmt.Errorf("%d failures, the last: %v", len(l.failed), l.failed[max(0, len(l.failed)-1):])
+	})
+	return first
+}
+
+// refused checks that a port is closed in the way of an ordinary server, which
+// says so at once.
+func refused(s *site, from *lab.Host, network string, addr netip.Addr, port uint16) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Second)
+	defer cancel()
+	answer, err := probe.Ask(ctx, from, network, netip.AddrPortFrom(addr, port).String())
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		s.Errorf("%s %s:%d is not refused: %v, %v", network, addr, port, answer, err)
+	}
 }
