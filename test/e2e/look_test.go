@@ -276,3 +276,21 @@ func refused(s *site, from *lab.Host, network string, addr netip.Addr, port uint
 		s.Errorf("%s %s:%d is not refused: %v, %v", network, addr, port, answer, err)
 	}
 }
+
+// lockedBuffer takes what a running command says.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

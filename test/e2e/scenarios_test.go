@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"time"
+
 	"github.com/AlexCherrypi/anchord/test/lab"
 )
 
@@ -15,11 +17,25 @@ var scenarios = []scenario{
 	{name: "two projects on one LAN", run: twoProjects},
 	{name: "down leaves nothing", run: down},
 	{name: "nothing is left in the namespace", run: nothingLeftInNamespace},
+	{name: "anchord is recreated", run: anchordRecreated},
+	{name: "anchord is killed", run: anchordKilled},
+	{name: "tables and route deleted by hand", run: repairedByHand},
+	{name: "another network is connected", run: networkConnected},
+	{name: "the Docker socket is gone", run: dockerSocketGone},
+	{name: "hairpin", run: hairpin},
+	{name: "egress", run: egress, lan: lab.LANOptions{Remote: true}},
+	{name: "not from the LAN", run: notFromTheLAN, lan: lab.LANOptions{Remote: true}},
+	{name: "looks like one host", run: looksLikeOneHost, lan: lab.LANOptions{Remote: true}},
+	{name: "label conflict", run: labelConflict},
+	{name: "malformed label", run: malformedLabel},
+	{name: "least privilege", run: leastPrivilege, lan: lab.LANOptions{LeaseTime: 30 * time.Second}},
+	{name: "without NET_ADMIN", run: withoutNetAdmin},
 }
 
 // unfiltered run without that.
 var unfiltered = []scenario{
 	{name: "native", run: bridgedUnfiltered},
+	{name: "service-anchor example", run: serviceAnchor},
 }
 
 // alone run one after the other, at the end.

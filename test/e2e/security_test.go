@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// leastPrivilege is all that anchord needs: three capabilities, a root file
+// system that cannot be written, no new privileges. The lease is renewed, which
+// takes one of the three, and given back.
+func leastPrivilege(s *site) {
+	p := s.project("least", twoServices+`
+  anchord:
+    cap_drop: [ALL]
+    cap_add: [NET_RAW, NET_BIND_SERVICE]
+    read_only: true
+    tmpfs: [/run]
+    security_opt: ["no-new-privileges:true"]
+`)
+	p.up()
+	addr := p.reachable(80)
+	host := p.inspect("anchord").HostConfig
+	if len(host.CapAdd) != 3 || !host.ReadonlyRootfs || len(host.CapDrop) != 1 {
+		s.Fatalf("the container does not have what this is about: %v, %v, %v", host.CapAdd, host.CapDrop, host.ReadonlyRootfs)
+	}
+	s.serve(s.lan.Client, "tcp:7000")
+	s.within(patience, time.Now(), "services leave as the project", leavesAs(addr, p.enter("app"), "tcp", s.lan.Client.Addr, 7000))
+	s.within(patience, time.Now(), "the lease is renewed", func(context.Context) error {
+		if len(p.logged("dhcp.renewed")) == 0 {
+			return fmt.Errorf("it is not")
+		}
+		return nil
+	})
+	p.up("--force-recreate", "--no-deps", "web")
+	s.within(5*time.Second, p.started("web"), "the new container answers", answers(s.lan.Client, "tcp", addr, 80))
+	for _, l := range p.log() {
+		if l.Level == "warning" || l.Level == "error" {
+			s.Errorf("anchord complains: %s", l.Raw)
+		}
+	}
+	p.compose("stop", "anchord")
+	if c := p.inspect("anchord").State; c.ExitCode != 0 {
+		s.Errorf("anchord ended with %d", c.ExitCode)
+	}
+	if l, err := s.findLease(p.name); err == nil {
+		s.Errorf("the lease is still in the table: %v", l)
+	}
+}
+
+// Without NET_ADMIN there is one message, and it says what is missing.
+func withoutNetAdmin(s *site) {
+	p := s.project("powerless", twoServices+`
+  anchord:
+    cap_add: !reset []
+`)
+	p.up()
+	if add := p.inspect("anchord").HostConfig.CapAdd; len(add) > 0 {
+		s.Fatalf("the container has capabilities: %v", add)
+	}
+	var said []logLine
+	s.within(patience, time.Now(), "an error names NET_ADMIN", func(context.Context) error {
+		said = nil
+		for _, l := range p.log() {
+			if l.Level == "error" || l.Level == "fatal" {
+				said = append(said, l)
+			}
+		}
+		if len(said) == 0 || !strings.Contains(said[0].Raw, "NET_ADMIN") {
+			return fmt.Errorf("the errors are %v", said)
+		}
+		return nil
+	})
+	if len(said) != 1 {
+		s.Errorf("it is not one error: %v", said)
+	}
+}
