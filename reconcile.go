@@ -146,28 +146,28 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.close(ctx)
 	poll := time.NewTicker(r.Config.PollInterval)
 	defer poll.Stop()
-	retry := time.NewTimer(0)
+	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
+	source, since := SourceAll, time.Time{}
 	for {
-		var source Source
-		var since time.Time
+		if err := r.Reconcile(ctx, source, since); err != nil {
+			return err
+		}
+		retry.Stop()
+		if r.retry > 0 {
+			retry.Reset(r.retry)
+		}
+		pause(ctx, coalesce)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-r.Trigger.Wake():
 			source, since = r.Trigger.Take()
 		case <-poll.C:
-			source = SourceAll | SourcePoll
+			source, since = SourceAll|SourcePoll, time.Time{}
 		case <-retry.C:
-			source = SourceAll
+			source, since = SourceAll, time.Time{}
 		}
-		if err := r.Reconcile(ctx, source, since); err != nil {
-			return err
-		}
-		if r.retry > 0 {
-			retry.Reset(r.retry)
-		}
-		pause(ctx, coalesce)
 	}
 }
 

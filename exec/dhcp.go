@@ -25,6 +25,7 @@ type DHCP4 struct {
 	mu      sync.Mutex
 	running anchord.DHCPClient
 	child   group
+	offered string // address asked for last; used by line only
 }
 
 // Run makes exactly this client run; nil means none. A client that runs
@@ -66,8 +67,11 @@ func (d *DHCP4) Stop(context.Context) error {
 
 // line picks from udhcpc's chatter what no hook is told.
 func (d *DHCP4) line(line string) {
+	if _, rest, found := strings.Cut(line, "select for "); found {
+		d.offered, _, _ = strings.Cut(rest, ",")
+	}
 	if strings.Contains(line, "address is in use") {
-		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", nil)
+		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", anchord.Fields{"address": d.offered})
 		return
 	}
 	d.Observe(anchord.Debug, anchord.EventDHCPStarted, line, nil)

@@ -2,6 +2,8 @@ package watch
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -28,5 +30,18 @@ func (DNS) Resolve(ctx context.Context, host string) (anchord.PerFamily[[]netip.
 		a = a.Unmap()
 		byFamily[anchord.FamilyOf(a)] = append(byFamily[anchord.FamilyOf(a)], a)
 	}
-	return byFamily, err
+	return byFamily, plain(host, err)
+}
+
+// plain leaves out what differs from try to try, such as the local port, so
+// that the same failure reads the same.
+func plain(host string, err error) error {
+	var dns *net.DNSError
+	switch {
+	case err == nil || !errors.As(err, &dns):
+		return err
+	case dns.IsNotFound:
+		return fmt.Errorf("no host is called %q", host)
+	}
+	return fmt.Errorf("the resolver %s does not answer for %q", dns.Server, host)
 }
