@@ -500,7 +500,10 @@ func (r *Reconciler) applyNeighbours(ctx context.Context) error {
 		if old := r.macs[e.Backend]; old == "" || old == e.BackendMAC {
 			continue
 		}
-		errs = append(errs, r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC))
+		if err := r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC); err != nil {
+			errs = append(errs, err)
+			macs[e.Backend] = r.macs[e.Backend] // to be tried again
+		}
 	}
 	r.macs = macs
 	return errors.Join(errs...)
