@@ -515,6 +515,10 @@ func (r *Reconciler) applyNeighbours(ctx context.Context) error {
 func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
 	var errs []error
 	own := r.ownAddresses()
+	if r.outcome.ApplyErr != nil {
+		r.flowsDue = true // the old rules would take them up again
+		return nil
+	}
 	for _, f := range Families {
 		for _, p := range Protocols {
 			if !r.flowsDue && slices.Equal(entriesOf(before, f, p), entriesOf(r.state, f, p)) {
