@@ -50,6 +50,9 @@ func (r *Reconciler) reportLease(old, lease Lease) {
 	if lease.Obtained == old.Obtained && lease.Address == old.Address {
 		return
 	}
+	if lease.Address.IsValid() && !lease.ValidAt(r.seen.Now, r.seen.Boot) {
+		return // left by an earlier run; it is only asked for again
+	}
 	if !lease.Address.IsValid() {
 		r.Reporter.Event(Warn, EventDHCPLost, "the DHCP server took the lease back; a new one is asked for", Fields{"address": old.Address.String()})
 		return
