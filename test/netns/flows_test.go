@@ -141,6 +141,7 @@ func TestOldFlowsToAVanishedBackendAreEnded(t *testing.T) {
 			web.serveTCP("web", ":80")
 			web.serveTCP("web", ":7001")
 			web.serveUDP("web", ":53")
+			eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 			sessions := []*session{r.client.session(r.addr(80)), r.client.session(r.addr(9001))}
 			eventually(t, deadline, r.client.answers("udp", r.addr(53), "web "+clientIP))
 			ip := web.ip

@@ -3,6 +3,7 @@ package netns_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -60,15 +61,28 @@ func (n *ns) monitor(args ...string) *proc {
 		if err != nil {
 			return err
 		}
+		mine := p.sockets()
 		for _, line := range strings.Split(string(table), "\n") {
 			f := strings.Fields(line)
-			if len(f) > 3 && f[2] == fmt.Sprint(p.cmd.Process.Pid) && strings.Trim(f[3], "0") != "" {
+			if len(f) == 10 && mine[f[9]] && strings.Trim(f[3], "0") != "" {
 				return nil
 			}
 		}
 		return fmt.Errorf("%v does not listen yet: %s", args, p.errOut)
 	})
 	return p
+}
+
+// sockets is the inodes of the process's sockets.
+func (p *proc) sockets() map[string]bool {
+	inodes := map[string]bool{}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.cmd.Process.Pid))
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil {
+			inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] = true
+		}
+	}
+	return inodes
 }
 
 // settle waits until nothing has been written for a while: for "and nothing

@@ -2,6 +2,7 @@ package netns_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -47,10 +48,7 @@ func TestTablesTouchedByHandAreBackWithinASecond(t *testing.T) {
 				t.Log("it was back before it could be looked at")
 			}
 			eventually(t, promised, func() error {
-				if got := r.rules(); got != want {
-					return fmt.Errorf("the ruleset is\n%s\nwant\n%s", got, want)
-				}
-				return nil
+				return same(r.rules(), want)
 			})
 			eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 			eventually(t, deadline, func() error {
@@ -67,7 +65,7 @@ func TestTablesTouchedByHandAreBackWithinASecond(t *testing.T) {
 }
 
 // changing is what of a ruleset's listing may differ between two equal ones.
-var changing = regexp.MustCompile(`packets \d+ bytes \d+|expires \S+`)
+var changing = regexp.MustCompile(`packets \d+ bytes \d+|expires \S+|comment "anchord: project .*"`)
 
 // rules is anchord's ruleset as nft lists it, without what changes by itself:
 // counters, and the serial number of the last apply.
@@ -78,6 +76,29 @@ func (r *running) rules() string {
 	}
 	out = changing.ReplaceAllString(out, "")
 	return regexp.MustCompile(`(?s)set (\w*serial\w*|applied) \{.*?\n\t\}`).ReplaceAllString(out, "")
+}
+
+// same compares two listings and shows only the lines in which they differ.
+func same(got, want string) error {
+	if got == want {
+		return nil
+	}
+	return fmt.Errorf("the ruleset has\n%s\ninstead of\n%s", minus(got, want), minus(want, got))
+}
+
+// minus is a's lines that b has not.
+func minus(a, b string) string {
+	known := map[string]bool{}
+	for line := range strings.Lines(b) {
+		known[line] = true
+	}
+	var only strings.Builder
+	for line := range strings.Lines(a) {
+		if !known[line] {
+			only.WriteString(line)
+		}
+	}
+	return only.String()
 }
 
 // hooked is the chain of anchord's table at a hook.
@@ -114,6 +135,22 @@ func (r *running) nftJSON(t *testing.T) []map[string]any {
 		t.Fatal(err)
 	}
 	return doc.Nftables
+}
+
+func TestTheRulesetReadsLikeDocumentation(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	web := r.backend("web", 10, "tcp/80,udp/6000-6009")
+	web.serveTCP("web", ":80")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+	for _, family := range []string{"ip anchord_v4", "ip6 anchord_v6"} {
+		out := r.box.run("nft", "list table "+family)
+		for _, want := range []string{"map dnat_tcp ", "map dnat_udp ", web.name, "counter", "project " + project + " "} {
+			if !strings.Contains(out, want) {
+				t.Errorf("table %s has no %q", family, want)
+			}
+		}
+	}
 }
 
 func TestOthersTablesAreLeftAlone(t *testing.T) {
@@ -226,10 +263,7 @@ func TestTheDockerSocketIsGoneForAWhile(t *testing.T) {
 	late := r.backend("late", 11, "tcp/81")
 	late.serveTCP("late", ":81")
 	throughout(t, 10*time.Second, func() error {
-		if got := r.rules(); got != rules {
-			return fmt.Errorf("the ruleset changed to\n%s", got)
-		}
-		return long.echo()
+		return errors.Join(same(r.rules(), rules), long.echo())
 	})
 	if !strings.Contains(r.a.status(), "ocker") {
 		t.Errorf("the status says nothing of Docker:\n%s", r.a.status())

@@ -196,10 +196,21 @@ func TestServiceAnchorAsksAgainAtOnceWhenTheGatewayFalls(t *testing.T) {
 
 func TestServiceAnchorRestoresWhatItFound(t *testing.T) {
 	t.Parallel()
+	for name, routes := range map[string]string{
+		"as Docker sets them": "route add default via " + transitGW + " dev transit0\nroute add default via fd5a:1::1 dev transit0 metric 1024\n",
+		"with attributes":     "route add default via " + transitGW + " dev transit0 proto static metric 7 mtu 1400 src 10.213.0.10\nroute add default via fd5a:1::1 dev transit0 proto static metric 9 mtu 1400\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			restores(t, routes)
+		})
+	}
+}
+
+func restores(t *testing.T, routes string) {
 	w := newWorld(t, setup{})
 	app := w.internalApp("app", 10)
-	app.ns.ip("route add default via " + transitGW + " dev transit0 proto static metric 7 mtu 1400 src " + app.ip + "\n")
-	app.ns.ip("route add default via fd5a:1::1 dev transit0 metric 9\n")
+	app.ns.ip(routes)
 	original4, original6 := app.run("ip", "route", "show"), app.run("ip", "-6", "route", "show")
 	h := w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP+","+boxIP6)
 	eventually(t, hang, func() error {

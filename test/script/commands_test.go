@@ -94,7 +94,7 @@ func (st *state) launch(ts *testscript.TestScript, args []string) {
 // environ hands on what a container would have, and what the fakes need.
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, k := range []string{"PATH", "HOME", "HOSTNAME", "DOCKER_HOST", "FAKE_DIR", "FAKE_ROOTFS", "COMPOSE_PROJECT_NAME"} {
+	for _, k := range []string{"PATH", "HOME", "HOSTNAME", "DOCKER_HOST", "COMPOSE_PROJECT_NAME"} {
 		if v := ts.Getenv(k); v != "" {
 			env = append(env, k+"="+v)
 		}

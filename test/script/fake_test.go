@@ -17,7 +17,7 @@ import (
 )
 
 // fakeTool is what a fake does: write down what it was asked, then answer as
-// the file $FAKE_DIR/<tool> says. A line of that file is
+// the file fake/<tool> says. A line of that file is
 //
 //	REGEXP => exit=N stdout=FILE stderr=FILE
 //
@@ -36,6 +36,18 @@ func fakeTool(tool string) int {
 		code = udhcpc(args)
 	}
 	return code
+}
+
+// home is the script's directory for fakes, the first one in PATH.
+func home() string { return filepath.SplitList(os.Getenv("PATH"))[0] }
+
+// rootfs is what the image has, and the machine of the test has not.
+func rootfs() string {
+	path, err := os.ReadFile(filepath.Join(home(), "rootfs"))
+	if err != nil {
+		panic(err)
+	}
+	return string(path)
 }
 
 // readStdin reads only where a tool would: a fake that waits for the end of a
@@ -59,7 +71,7 @@ func record(tool string, args []string, stdin string) {
 	for line := range strings.Lines(stdin) {
 		fmt.Fprintf(&b, "%s< %s\n", tool, strings.TrimSuffix(line, "\n"))
 	}
-	f, err := os.OpenFile(filepath.Join(os.Getenv("FAKE_DIR"), "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(filepath.Join(home(), "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		panic(err)
 	}
@@ -70,7 +82,7 @@ func record(tool string, args []string, stdin string) {
 }
 
 func answer(tool, asked string) int {
-	dir := os.Getenv("FAKE_DIR")
+	dir := home()
 	table, err := os.ReadFile(filepath.Join(dir, tool))
 	if err != nil {
 		panic(err)
@@ -106,9 +118,9 @@ func copyFile(to io.Writer, path string) {
 }
 
 // monitor lives until it is ended or orphaned and prints what a script writes
-// into $FAKE_DIR/<tool>-monitor.
+// into fake/<tool>-monitor.
 func monitor(tool string) {
-	path := filepath.Join(os.Getenv("FAKE_DIR"), tool+"-monitor")
+	path := filepath.Join(home(), tool+"-monitor")
 	parent := os.Getppid()
 	for printed := 0; os.Getppid() == parent; time.Sleep(10 * time.Millisecond) {
 		text, _ := os.ReadFile(path)
@@ -120,7 +132,7 @@ func monitor(tool string) {
 }
 
 // udhcpc lives as the real one does in the foreground. When a script writes
-// $FAKE_DIR/lease (lines of name=value, the first of them event=bound), the
+// fake/lease (lines of name=value, the first of them event=bound), the
 // image's hook is called with that. TERM releases.
 func udhcpc(args []string) int {
 	term := make(chan os.Signal, 1)
@@ -133,7 +145,7 @@ func udhcpc(args []string) int {
 			return 0
 		case <-time.After(10 * time.Millisecond):
 		}
-		text, _ := os.ReadFile(filepath.Join(os.Getenv("FAKE_DIR"), "lease"))
+		text, _ := os.ReadFile(filepath.Join(home(), "lease"))
 		if string(text) != seen && len(text) > 0 {
 			seen = string(text)
 			callHook(args, seen)
@@ -157,7 +169,7 @@ func callHook(args []string, lease string) {
 		}
 		env = append(env, line)
 	}
-	cmd := exec.Command(filepath.Join(os.Getenv("FAKE_ROOTFS"), args[i+1]), event)
+	cmd := exec.Command(rootfs()+args[i+1], event)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "hook:", err)

@@ -5,10 +5,12 @@
 package script_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -36,9 +38,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+bin)
-			env.Setenv("FAKE_ROOTFS", rootfs)
-			return setUp(env)
+			return errors.Join(setUp(env, rootfs), setPath(env, bin))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"docker":  cmdDocker,
@@ -71,6 +71,18 @@ const (
 	transitMAC = "02:42:aa:00:00:02"
 )
 
+// fakeDir is where the fakes of a script write and find their answers.
+func fakeDir(work string) string { return filepath.Join(work, "fake") }
+
+// setPath finds the fakes first. The program gives its children little of its
+// environment, but PATH it must: so the fakes' directory stands there, in front.
+func setPath(env *testscript.Env, bin string) error {
+	path := []string{fakeDir(env.WorkDir), env.Getenv("PATH"), bin}
+	env.Setenv("BIN", bin)
+	env.Setenv("PATH", strings.Join(path, string(filepath.ListSeparator)))
+	return nil
+}
+
 // state is what a script's commands share.
 type state struct {
 	docker *fakedocker.Server
@@ -82,9 +94,12 @@ type stateKey struct{}
 
 // setUp gives a script its engine with anchord's own container, its
 // environment and the tools' usual answers, where it brings none of its own.
-func setUp(env *testscript.Env) error {
-	fake := filepath.Join(env.WorkDir, "fake")
+func setUp(env *testscript.Env, rootfs string) error {
+	fake := fakeDir(env.WorkDir)
 	if err := os.MkdirAll(fake, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(fake, "rootfs"), []byte(rootfs), 0o644); err != nil {
 		return err
 	}
 	for name, text := range usualAnswers {
@@ -114,7 +129,7 @@ func setUp(env *testscript.Env) error {
 	env.Values[stateKey{}] = st
 	st.populate()
 	for k, v := range map[string]string{
-		"FAKE_DIR": fake, "DOCKER_HOST": srv.Host(), "HOSTNAME": anchordID,
+		"DOCKER_HOST": srv.Host(), "HOSTNAME": anchordID,
 		"ANCHORD_RUN_DIR": filepath.Join(dir, "run"), "ANCHORD_METRICS_ADDR": "",
 	} {
 		env.Setenv(k, v)
