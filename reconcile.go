@@ -127,6 +127,7 @@ type Reconciler struct {
 
 	seen     Observation
 	selfOK   bool // seen.Self holds
+	wrote    bool // seen.Links or seen.Routes were changed by us since
 	memory   Memory
 	applied  *Ruleset // in the kernel, nil if none
 	state    State    // as decided last
@@ -264,7 +265,7 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 	if source&SourceRuleset != 0 && r.applied != nil {
 		r.drifted()
 	}
-	if source&(SourceKernel|SourceSelf) == 0 {
+	if source&(SourceKernel|SourceSelf) == 0 && !r.wrote {
 		return nil
 	}
 	links, err := r.Kernel.Links(ctx)
@@ -275,7 +276,7 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 	if err != nil {
 		return err
 	}
-	r.seen.Links, r.seen.Routes = links, routes
+	r.seen.Links, r.seen.Routes, r.wrote = links, routes, false
 	return nil
 }
 
@@ -329,6 +330,7 @@ func (r *Reconciler) apply(ctx context.Context, before State) error {
 func (r *Reconciler) applyRuleset(ctx context.Context) error {
 	rs, err := r.Renderer.Render(r.state)
 	if err != nil {
+		r.outcome.ApplyErr = err
 		return err
 	}
 	if r.applied != nil && reflect.DeepEqual(*r.applied, rs) {
@@ -362,6 +364,7 @@ func (r *Reconciler) applyMAC(ctx context.Context) error {
 	if err := r.Addresses.SetMAC(ctx, link.Name, r.state.ExtMAC); err != nil {
 		return err
 	}
+	r.wrote = true
 	r.Reporter.Event(Info, EventMACSet, "the LAN interface has the project's own MAC", Fields{"iface": link.Name, "mac": r.state.ExtMAC, "was": link.MAC})
 	for _, a := range link.Addrs {
 		r.announce(ctx, link.Name, a.Prefix.Addr())
@@ -391,6 +394,7 @@ func (r *Reconciler) applyGateways(ctx context.Context) error {
 				errs = append(errs, err)
 				continue
 			}
+			r.wrote = true
 			r.announce(ctx, t.Iface, p.Addr())
 			r.Reporter.Event(Info, EventAddressAdded, "anchord is the gateway of network "+t.Network, Fields{"iface": t.Iface, "address": p.String()})
 		}
@@ -440,7 +444,7 @@ func (r *Reconciler) applyExternal(ctx context.Context) error {
 
 // readdressed tells of the change of address, and ends what used the old one.
 func (r *Reconciler) readdressed(ctx context.Context, iface string, want LeasedAddr, others []netip.Prefix, present bool) {
-	r.held = want
+	r.held, r.wrote = want, true
 	if want.Prefix.IsValid() && !present {
 		r.announce(ctx, iface, want.Prefix.Addr())
 		r.Reporter.Event(Info, EventAddressAdded, "the project has an address on the LAN", Fields{"iface": iface, "address": want.Prefix.String()})

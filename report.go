@@ -94,7 +94,7 @@ func (r *Reconciler) reportExpiry(next State) {
 // to another gateway, or because somebody had changed it.
 func (r *Reconciler) routeSet(want Route) {
 	ours := r.routed[want.Family]
-	r.routed[want.Family] = want
+	r.routed[want.Family], r.wrote = want, true
 	fields := Fields{"family": want.Family.String(), "gateway": want.Gateway.String(), "iface": want.Iface, "source": string(want.Source)}
 	if !ours.Same(want) {
 		r.Reporter.Event(Info, EventRouteSet, "the default route is set", fields)
