@@ -263,6 +263,9 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 		case m := <-messages:
 			if s := d.concerns(m); s != 0 {
 				fire(s, time.Unix(0, m.TimeNano))
+				if m.Action == events.ActionDie {
+					lookAgain(ctx, fire)
+				}
 			}
 		case err := <-errs:
 			if err == nil {
@@ -270,6 +273,18 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 			}
 			return explain("following docker's events", err)
 		}
+	}
+}
+
+// lookAgain looks some more times after a death: Engine 20.10 tells of it first
+// and goes on listing the container as running, for up to 0.7 s as measured.
+func lookAgain(ctx context.Context, fire func(anchord.Source, time.Time)) {
+	for _, after := range []time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second} {
+		time.AfterFunc(after, func() {
+			if ctx.Err() == nil {
+				fire(anchord.SourceContainers, time.Time{})
+			}
+		})
 	}
 }
 
