@@ -130,6 +130,10 @@ services:
     networks: [transit]
     labels: {anchord.expose: "udp/53:5353"}
 `)
+	// The router tells each host only once a second that a TTL ran out.
+	if err := s.lan.Router.Sysctl("net.ipv4.icmp_ratelimit", "0"); err != nil {
+		s.Fatal(err)
+	}
 	plain := s.host("plain")
 	s.serve(plain, "tcp:80", "udp:53")
 	p.up()
@@ -143,7 +147,9 @@ services:
 		{[]string{"-sA", "-p", "22,80,81"}, "tcp 80 unfiltered reset 64"},
 		{[]string{"-sN", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
 		{[]string{"-sU", "-p", "53,68,81,5353"}, "udp 81 closed port-unreach 64"},
-		{[]string{"-sO", "-p", "1,2,6,17,47,132"}, "ip 1 open"},
+		// Any ICMP message is an answer for protocol 1, so it is asked alone.
+		{[]string{"-sO", "-p", "1"}, "ip 1 open unknown-response 64"},
+		{[]string{"-sO", "-p", "2,6,17,47,132"}, "ip 132 closed proto-unreach 64"},
 	} {
 		want := s.scan(s.lan.Client, plain.Addr, c.args...)
 		if !strings.Contains(strings.Join(want, "\n"), c.want) {

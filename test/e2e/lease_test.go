@@ -89,6 +89,11 @@ func (s *site) silent(from *lab.Host, network string, addr netip.Addr, port uint
 func twoProjects(s *site) {
 	one, two := s.project("alpha", twoServices), s.project("beta", twoServices)
 	one.up()
+	if s.engine.old {
+		// It does not make two networks of one subnet: the second project
+		// joins the network of the first.
+		two.write("shared.yaml", "networks:\n  lan: !override\n    external: true\n    name: alpha_lan\n")
+	}
 	two.up()
 	first, second := one.reachable(80), two.reachable(80)
 	if first == second {
@@ -110,8 +115,12 @@ func twoProjects(s *site) {
 	conn, flow := s.hold(second, 80), s.looks(answers(s.lan.Client, "udp", second, 80))
 	before, rules := two.starts("anchord", "web", "app"), two.ruleset()
 	events := len(two.log())
-	one.compose("down", "--timeout", "10")
-	one.down = true
+	if s.engine.old {
+		one.compose("stop")
+	} else {
+		one.compose("down")
+		one.down = true
+	}
 	if _, err := s.findLease(one.name); err == nil {
 		s.Error("alpha's lease is still in the table")
 	}
