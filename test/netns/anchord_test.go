@@ -56,6 +56,8 @@ func (w *world) launch(n *ns, runDir string, cmd *exec.Cmd) *anchord {
 // ready waits for /readyz.
 func (a *anchord) ready() *anchord {
 	a.t.Helper()
+	occupy(1)
+	defer leave(1)
 	eventually(a.t, hang, func() error {
 		select {
 		case <-a.exited:

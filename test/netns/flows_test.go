@@ -9,9 +9,6 @@ import (
 	"github.com/AlexCherrypi/anchord/test/fakedocker"
 )
 
-// promised is the bound of everything that must be put right at once.
-const promised = time.Second
-
 // recreate replaces a backend by a new container with another address, as
 // compose does; start has the new one's servers run before Docker tells of it.
 func (r *running) recreate(old *backend, name string, host int, start func(*backend)) *backend {
@@ -43,14 +40,16 @@ func TestAUDPFlowThatNeverPausesFollowsARecreatedBackend(t *testing.T) {
 	for s, source := range streams {
 		eventually(t, deadline, s.answeredBy("old "+source))
 	}
-	r.recreate(old, "new", 11, func(b *backend) {
-		b.serveUDP("new", ":53")
-		b.serveUDP("new", ":5005")
-	})
-	began := time.Now()
+	var followed []func() error
 	for s, source := range streams {
-		eventually(t, promised-time.Since(began), s.answeredBy("new "+source))
+		followed = append(followed, s.answeredBy("new "+source))
 	}
+	promise(t, func() {
+		r.recreate(old, "new", 11, func(b *backend) {
+			b.serveUDP("new", ":53")
+			b.serveUDP("new", ":5005")
+		})
+	}, followed...)
 }
 
 func TestAUDPSenderThatBeganBeforeTheMappingIsPickedUp(t *testing.T) {
@@ -74,13 +73,13 @@ func TestAUDPSenderThatBeganBeforeTheMappingIsPickedUp(t *testing.T) {
 		}
 		return nil
 	})
-	web.id = r.docker.AddContainer(web.container("udp/53,udp/6000:6001"))
-	began := time.Now()
+	var pickedUp []func() error
 	for s, source := range streams {
 		if source != "" {
-			eventually(t, promised-time.Since(began), s.answeredBy("web "+source))
+			pickedUp = append(pickedUp, s.answeredBy("web "+source))
 		}
 	}
+	promise(t, func() { web.id = r.docker.AddContainer(web.container("udp/53,udp/6000:6001")) }, pickedUp...)
 }
 
 func TestARestartOfOneBackendCostsAnotherNothing(t *testing.T) {
@@ -152,8 +151,7 @@ func TestOldFlowsToAVanishedBackendAreEnded(t *testing.T) {
 			if !strings.Contains(flows(), "dport=80") {
 				t.Fatal("no flow is tracked")
 			}
-			vanish(r, web)
-			eventually(t, promised, func() error {
+			promise(t, func() { vanish(r, web) }, func() error {
 				if out := flows(); out != "" {
 					return fmt.Errorf("still tracked:\n%s", out)
 				}
@@ -171,8 +169,12 @@ func TestOldFlowsToAVanishedBackendAreEnded(t *testing.T) {
 func TestTwoContainersWantTheSamePort(t *testing.T) {
 	t.Parallel()
 	r := start(t, setup{})
-	elder := r.backend("elder", 10, "tcp/80")
+	// The one that starts first is the younger.
 	younger := r.backend("younger", 11, "tcp/79-81,udp/53")
+	elder := r.bare("elder", 10)
+	c := elder.container("tcp/80")
+	c.Created = time.Now().Add(-time.Hour)
+	elder.id = r.docker.AddContainer(c)
 	elder.serveTCP("elder", ":80")
 	younger.serveTCP("younger", ":80")
 	younger.serveUDP("younger", ":53")
@@ -183,8 +185,7 @@ func TestTwoContainersWantTheSamePort(t *testing.T) {
 	if s := r.a.status(); !containsAll(s, []string{elder.name, younger.name}) {
 		t.Errorf("the status does not name both:\n%s", s)
 	}
-	r.docker.Remove(elder.id)
-	eventually(t, promised, r.client.answers("tcp", r.addr(80), "younger "+clientIP))
+	promise(t, func() { r.docker.Remove(elder.id) }, r.client.answers("tcp", r.addr(80), "younger "+clientIP))
 	eventually(t, deadline, r.a.metricIs("anchord_expose_conflicts", 0))
 	if n := len(r.a.entries("expose.conflict")); n != 1 {
 		t.Errorf("the conflict was logged %d times", n)
@@ -256,6 +257,5 @@ func TestAContainerThatJoinsAnothersNamespaceIsReachedThere(t *testing.T) {
 		Name: project + "-app-1", NetworkMode: "container:" + owner.id,
 		Labels: map[string]string{"com.docker.compose.project": project, "anchord.expose": "tcp/80"},
 	}
-	r.docker.AddContainer(c)
-	eventually(t, promised, r.client.answers("tcp", r.addr(80), "owner "+clientIP))
+	promise(t, func() { r.docker.AddContainer(c) }, r.client.answers("tcp", r.addr(80), "owner "+clientIP))
 }

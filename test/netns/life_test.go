@@ -146,8 +146,8 @@ func TestAnchordIsReadyWithinASecond(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
 	w.startDnsmasq()
-	a := w.anchord()
-	eventually(t, promised, func() error {
+	var a *anchord
+	promise(t, func() { a = w.anchord() }, func() error {
 		status, _, err := a.get("/readyz")
 		if err == nil && status != 200 {
 			err = fmt.Errorf("/readyz says %d", status)

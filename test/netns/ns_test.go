@@ -2,6 +2,7 @@ package netns_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
@@ -241,6 +243,31 @@ func eventually(t testing.TB, limit time.Duration, cond func() error) time.Durat
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// promised is the bound of everything that must be put right at once.
+const promised = time.Second
+
+// promise does something and checks that each condition holds within a second
+// from then on. No other test starts a world meanwhile: the promise is not for
+// a machine that is busy with eight of them.
+func promise(t testing.TB, cause func(), conds ...func() error) {
+	t.Helper()
+	occupy(seats)
+	defer leave(seats)
+	cause()
+	began := time.Now()
+	for _, cond := range conds {
+		eventually(t, promised-time.Since(began), cond)
+	}
+}
+
+// seats is how many tests may be at something that keeps the machine busy.
+const seats = 2
+
+var room = semaphore.NewWeighted(seats)
+
+func occupy(n int64) { room.Acquire(context.Background(), n) } //nolint:errcheck // it fails only with its context
+func leave(n int64)  { room.Release(n) }
 
 // throughout checks that cond holds for the whole of d.
 func throughout(t testing.TB, d time.Duration, cond func() error) {

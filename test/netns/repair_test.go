@@ -43,13 +43,7 @@ func TestTablesTouchedByHandAreBackWithinASecond(t *testing.T) {
 			web.serveTCP("web", ":80")
 			eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 			want, drift := r.rules(), r.a.count("anchord_ruleset_drift_total")
-			c.touch(t, r)
-			if r.rules() == want {
-				t.Log("it was back before it could be looked at")
-			}
-			eventually(t, promised, func() error {
-				return same(r.rules(), want)
-			})
+			promise(t, func() { c.touch(t, r) }, func() error { return same(r.rules(), want) })
 			eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 			eventually(t, deadline, func() error {
 				if got := r.a.count("anchord_ruleset_drift_total"); got != drift+1 {
@@ -157,8 +151,7 @@ func TestOthersTablesAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	r := start(t, setup{})
 	r.box.run("nft", "add table ip nat; add chain ip nat docker; add rule ip nat docker counter")
-	r.box.run("nft", "delete", "table", "ip", "anchord_v4")
-	eventually(t, promised, func() error {
+	promise(t, func() { r.box.run("nft", "delete", "table", "ip", "anchord_v4") }, func() error {
 		if out := r.box.run("nft", "list", "tables"); !strings.Contains(out, "anchord_v4") {
 			return fmt.Errorf("the tables are %q", out)
 		}
@@ -188,8 +181,7 @@ func TestADefaultRouteChangedByHandIsPutRight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reasserts := r.a.count(`anchord_route_reasserts_total{family="v4"}`)
 			logged := len(r.a.entries("route.reasserted"))
-			r.box.ip(line + "\n")
-			eventually(t, promised, r.hasRoute(want))
+			promise(t, func() { r.box.ip(line + "\n") }, r.hasRoute(want))
 			eventually(t, deadline, func() error {
 				if got := r.a.count(`anchord_route_reasserts_total{family="v4"}`); got <= reasserts {
 					return fmt.Errorf("anchord_route_reasserts_total is %v, was %v", got, reasserts)
@@ -234,8 +226,7 @@ func TestTheGatewayAddressTakenAwayByHandComesBack(t *testing.T) {
 	app := r.backend("app", 10, "")
 	r.outside.serveTCP("outside", ":80")
 	eventually(t, deadline, app.answers("tcp", outsideIP+":80", "outside "+r.ext))
-	r.box.ip("addr del " + transitGW + "/24 dev transit0\n")
-	eventually(t, promised, app.answers("tcp", outsideIP+":80", "outside "+r.ext))
+	promise(t, func() { r.box.ip("addr del " + transitGW + "/24 dev transit0\n") }, app.answers("tcp", outsideIP+":80", "outside "+r.ext))
 }
 
 func TestTheLeasedAddressTakenAwayByHandComesBack(t *testing.T) {
@@ -243,9 +234,8 @@ func TestTheLeasedAddressTakenAwayByHandComesBack(t *testing.T) {
 	r := start(t, setup{})
 	web := r.backend("web", 10, "tcp/80")
 	web.serveTCP("web", ":80")
-	r.box.ip("addr flush dev lan0\n")
-	eventually(t, promised, r.client.answers("tcp", r.addr(80), "web "+clientIP))
-	eventually(t, promised, r.outside.answers("tcp", r.addr(80), "web "+outsideIP))
+	promise(t, func() { r.box.ip("addr flush dev lan0\n") },
+		r.client.answers("tcp", r.addr(80), "web "+clientIP), r.outside.answers("tcp", r.addr(80), "web "+outsideIP))
 }
 
 func TestTheDockerSocketIsGoneForAWhile(t *testing.T) {
@@ -281,8 +271,7 @@ func TestTheDockerSocketIsGoneForAWhile(t *testing.T) {
 		t.Error(err)
 	}
 	// And events work again.
-	r.docker.Remove(late.id)
-	eventually(t, promised, r.client.refused("tcp", r.addr(81)))
+	promise(t, func() { r.docker.Remove(late.id) }, r.client.refused("tcp", r.addr(81)))
 }
 
 func TestAnEventStreamThatIsCutLosesNothing(t *testing.T) {
@@ -309,8 +298,7 @@ func TestOneEventIsOneListCall(t *testing.T) {
 	web := r.bare("web", 10)
 	web.serveTCP("web", ":80")
 	before := r.docker.Requests()
-	r.docker.AddContainer(web.container("tcp/80"))
-	eventually(t, promised, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+	promise(t, func() { r.docker.AddContainer(web.container("tcp/80")) }, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 	after := r.docker.Requests()
 	for call, n := range after {
 		grew := n - before[call]

@@ -100,8 +100,7 @@ func TestServiceAnchorPinnedGateway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			replaces := h.count(`anchord_gateway_route_replaces_total{family="v4"}`)
-			app.ns.ip(line + "\n")
-			eventually(t, promised, app.hasRoute(via(boxIP)))
+			promise(t, func() { app.ns.ip(line + "\n") }, app.hasRoute(via(boxIP)))
 			eventually(t, deadline, func() error {
 				if got := h.count(`anchord_gateway_route_replaces_total{family="v4"}`); got <= replaces {
 					return fmt.Errorf("anchord_gateway_route_replaces_total is %v, was %v", got, replaces)
@@ -184,14 +183,15 @@ func TestServiceAnchorAsksAgainAtOnceWhenTheGatewayFalls(t *testing.T) {
 	dns.set("10.213.0.3 anchord\n")
 	w.box.run("ip", "link", "set", "transit0", "down")
 	app.stream("203.0.113.9:9") // wants the gateway all the time
-	eventually(t, 60*time.Second, func() error {
-		out, _ := app.try("ip", "neigh", "show", boxIP)
-		if r, _ := app.try("ip", "route", "show", "default"); strings.Contains(out, "FAILED") || strings.Contains(r, "10.213.0.3") {
-			return nil
-		}
-		return fmt.Errorf("the neighbour is %q", out)
-	})
-	eventually(t, promised, app.hasRoute(via("10.213.0.3")))
+	promise(t, func() {
+		eventually(t, hang, func() error {
+			out, _ := app.try("ip", "neigh", "show", boxIP)
+			if r, _ := app.try("ip", "route", "show", "default"); strings.Contains(out, "FAILED") || strings.Contains(r, "10.213.0.3") {
+				return nil
+			}
+			return fmt.Errorf("the neighbour is %q", out)
+		})
+	}, app.hasRoute(via("10.213.0.3")))
 }
 
 func TestServiceAnchorRestoresWhatItFound(t *testing.T) {

@@ -12,6 +12,10 @@ import (
 	"time"
 )
 
+// patience is how long one attempt waits: shorter than TCP's first
+// retransmission, so that a bound of a second can be measured.
+const patience = 300 * time.Millisecond
+
 // serveTCP answers each connection with its own name and the peer's address in
 // one line, then sends back every line.
 func (n *ns) serveTCP(name, addr string) {
@@ -102,7 +106,7 @@ func (n *ns) serveUDP(name, addr string) *datagrams {
 func (n *ns) open(network, addr string) (net.Conn, error) {
 	var c net.Conn
 	err := in(n, func() (err error) {
-		d := net.Dialer{Timeout: time.Second}
+		d := net.Dialer{Timeout: patience}
 		c, err = d.DialContext(context.Background(), network, addr)
 		return err
 	})
@@ -117,7 +121,7 @@ func (n *ns) ask(network, addr string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a socket that is open takes it
+	c.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // a socket that is open takes it
 	if network == "udp" {
 		if _, err := c.Write([]byte("?\n")); err != nil {
 			return "", err

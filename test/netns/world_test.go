@@ -79,6 +79,8 @@ func newWorld(t testing.TB, s setup) *world {
 		sw: newNS(t, "switch"), router: newNS(t, "router"), client: newNS(t, "client"),
 		plain: newNS(t, "plain"), outside: newNS(t, "outside"), box: newNS(t, "box"),
 	}
+	occupy(1)
+	defer leave(1)
 	w.cable(s)
 	w.startDocker(s)
 	return w
@@ -97,6 +99,7 @@ func (w *world) cable(s setup) {
 	w.router.sysctl("net.ipv6.conf.all.forwarding", "1")
 	w.outside.ip("route add default via 203.0.113.1\nroute add default via 2001:db8:2::1\n")
 	for _, n := range []*ns{w.client, w.plain} {
+		n.sysctl("net.ipv6.conf.eth0.accept_ra", "0") // their own address is the one they send from
 		n.ip("route add default via " + routerIP + "\nroute add default via " + routerIP6 + "\n")
 	}
 	w.cableBox(s)

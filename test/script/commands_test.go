@@ -233,6 +233,24 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// cmdMentions: mentions FILE WANTED checks that a file matches every regexp of
+// another, one a line, and names all that are missing. A dot matches newlines.
+func cmdMentions(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	need(ts, args, 2, "mentions FILE WANTED")
+	text := ts.ReadFile(args[0])
+	var missing []string
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		line = strings.TrimSpace(line)
+		if line != "" && !regexp.MustCompile("(?s)"+line).MatchString(text) {
+			missing = append(missing, line)
+		}
+	}
+	if missing != nil {
+		ts.Fatalf("%s does not mention:\n%s\nit is:\n%s", args[0], strings.Join(missing, "\n"), text)
+	}
+}
+
 // cmdOrder: order FILE REGEXP… checks that the first matches stand in this
 // order.
 func cmdOrder(ts *testscript.TestScript, neg bool, args []string) {

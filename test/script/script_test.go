@@ -41,13 +41,14 @@ func TestScripts(t *testing.T) {
 			return errors.Join(setUp(env, rootfs), setPath(env, bin))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"docker":  cmdDocker,
-			"anchord": cmdAnchord,
-			"await":   cmdAwait,
-			"order":   cmdOrder,
-			"times":   cmdTimes,
-			"events":  cmdEvents,
-			"json":    cmdJSON,
+			"docker":   cmdDocker,
+			"anchord":  cmdAnchord,
+			"await":    cmdAwait,
+			"order":    cmdOrder,
+			"mentions": cmdMentions,
+			"times":    cmdTimes,
+			"events":   cmdEvents,
+			"json":     cmdJSON,
 		},
 	})
 }
