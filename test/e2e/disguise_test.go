@@ -148,7 +148,7 @@ services:
 		{[]string{"-sN", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
 		{[]string{"-sU", "-p", "53,68,81,5353"}, "udp 81 closed port-unreach 64"},
 		// Any ICMP message is an answer for protocol 1, so it is asked alone.
-		{[]string{"-sO", "-p", "1"}, "ip 1 open unknown-response 64"},
+		{[]string{"-sO", "-p", "1"}, "ip 1 open echo-reply 64"},
 		{[]string{"-sO", "-p", "2,6,17,47,132"}, "ip 132 closed proto-unreach 64"},
 	} {
 		want := s.scan(s.lan.Client, plain.Addr, c.args...)

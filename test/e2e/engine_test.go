@@ -76,8 +76,6 @@ func TestEngines(t *testing.T) {
 				e.filterBridged(t, false)
 				e.together(t, unfiltered)
 			})
-			// These keep both cores busy, or are about what a busy machine
-			// would blur.
 			t.Run("alone", func(t *testing.T) {
 				e.filterBridged(t, true)
 				for _, c := range alone {
