@@ -1,0 +1,274 @@
+package anchord_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/AlexCherrypi/anchord"
+)
+
+// rig is a Reconciler whose whole surroundings are a world in memory. Its
+// kernel does what it is told; all that is changed is written down.
+type rig struct {
+	*anchord.Reconciler
+	w *world
+
+	mu        sync.Mutex
+	did       []string         // effects in order; a failed one ends in " !"
+	fails     map[string]error // by an effect's first word
+	events    []string         // level, event, message
+	outcomes  []anchord.Outcome
+	announced []string
+	dockerErr error
+	leaseErr  error
+	tables    bool // they stand
+	flows     map[anchord.Protocol][]anchord.Flow
+	client    anchord.DHCPClient
+}
+
+var errBroken = errors.New("broken")
+
+func newRig(w *world, c anchord.Config) *rig {
+	g := &rig{w: w, fails: map[string]error{}, flows: map[anchord.Protocol][]anchord.Flow{}}
+	g.Reconciler = &anchord.Reconciler{
+		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Tables: g,
+		Leases: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
+		Uptime: func() time.Duration { return g.w.Now },
+	}
+	return g
+}
+
+// look reconciles once and returns the effects.
+func (g *rig) look(t *testing.T, source anchord.Source) []string {
+	t.Helper()
+	if err := g.Reconcile(t.Context(), source, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	return g.effects()
+}
+
+func (g *rig) effects() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	did := g.did
+	g.did = nil
+	return did
+}
+
+func (g *rig) wantEffects(t *testing.T, source anchord.Source, want ...string) {
+	t.Helper()
+	if did := g.look(t, source); !slices.Equal(did, want) {
+		t.Errorf("did:\n  %s\nwant:\n  %s", strings.Join(did, "\n  "), strings.Join(want, "\n  "))
+	}
+}
+
+// told returns the messages of an event, and forgets all events.
+func (g *rig) told(event string) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var list []string
+	for _, e := range g.events {
+		if _, rest, _ := strings.Cut(e, " "); strings.HasPrefix(rest, event+" ") {
+			list = append(list, e)
+		}
+	}
+	g.events = nil
+	return list
+}
+
+func (g *rig) last() anchord.Outcome {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.outcomes[len(g.outcomes)-1]
+}
+
+func (g *rig) effect(format string, args ...any) error {
+	what := fmt.Sprintf(format, args...)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kind, _, _ := strings.Cut(what, " ")
+	if err := g.fails[kind]; err != nil {
+		g.did = append(g.did, what+" !")
+		return fmt.Errorf("%s: %w", kind, err)
+	}
+	g.did = append(g.did, what)
+	return nil
+}
+
+// change changes the surroundings while the loop runs.
+func (g *rig) change(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f()
+}
+
+func (g *rig) link(name string) *anchord.Link {
+	i := slices.IndexFunc(g.w.Links, func(l anchord.Link) bool { return l.Name == name })
+	return &g.w.Links[i]
+}
+
+func (g *rig) Self(context.Context) (anchord.Self, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.w.Self, g.dockerErr
+}
+
+func (g *rig) Containers(context.Context, anchord.Scope) ([]anchord.Container, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.w.Containers), g.dockerErr
+}
+
+func (g *rig) Links(context.Context) ([]anchord.Link, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	links := slices.Clone(g.w.Links)
+	for i := range links {
+		links[i].Addrs = slices.Clone(links[i].Addrs)
+	}
+	return links, g.fails["links"]
+}
+
+func (g *rig) DefaultRoutes(context.Context) (anchord.PerFamily[[]anchord.Route], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.w.Routes, g.fails["routes"]
+}
+
+func (g *rig) SetMAC(_ context.Context, iface, mac string) error {
+	err := g.effect("mac %s %s", iface, mac)
+	if err == nil {
+		g.link(iface).MAC = mac
+	}
+	return err
+}
+
+func (g *rig) AddAddress(_ context.Context, iface string, p netip.Prefix) error {
+	err := g.effect("address %s %s", iface, p)
+	if err == nil {
+		l := g.link(iface)
+		l.Addrs = append(l.Addrs, anchord.LinkAddr{Prefix: p, Permanent: true})
+	}
+	return err
+}
+
+func (g *rig) RemoveAddress(_ context.Context, iface string, p netip.Prefix) error {
+	return g.effect("remove %s %s", iface, p)
+}
+
+func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, route *anchord.Route) error {
+	what := "readdress " + iface
+	if wanted.IsValid() {
+		what += " " + wanted.String() + " for " + lifetime.String()
+	}
+	if len(others) > 0 {
+		what += " without " + words(others)
+	}
+	if route != nil {
+		what += " via " + route.Gateway.String()
+	}
+	if err := g.effect("%s", what); err != nil {
+		return err
+	}
+	l := g.link(iface)
+	l.Addrs = slices.DeleteFunc(l.Addrs, func(a anchord.LinkAddr) bool { return a.Prefix == wanted || slices.Contains(others, a.Prefix) })
+	if wanted.IsValid() {
+		l.Addrs = append(l.Addrs, anchord.LinkAddr{Prefix: wanted})
+	}
+	if route != nil {
+		g.w.Routes[route.Family] = []anchord.Route{*route}
+	}
+	return nil
+}
+
+func (g *rig) ReplaceRoute(_ context.Context, r anchord.Route) error {
+	err := g.effect("route %s %s", r.Gateway, r.Iface)
+	if err == nil {
+		g.change(func() { g.w.Routes[r.Family] = []anchord.Route{r} })
+	}
+	return err
+}
+
+func (g *rig) DeleteRoute(_ context.Context, r anchord.Route) error {
+	return g.effect("unroute %s %s", r.Gateway, r.Iface)
+}
+
+func (g *rig) SetNeighbour(_ context.Context, iface string, a netip.Addr, mac string) error {
+	return g.effect("neighbour %s %s %s", iface, a, mac)
+}
+
+func (g *rig) Announce(_ context.Context, iface string, a netip.Addr) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.announced = append(g.announced, iface+" "+a.String())
+	return g.fails["announce"]
+}
+
+func (g *rig) Flows(_ context.Context, f anchord.Family, p anchord.Protocol) ([]anchord.Flow, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if f == anchord.V6 {
+		return nil, nil
+	}
+	return g.flows[p], g.fails["flows"]
+}
+
+func (g *rig) End(_ context.Context, m anchord.FlowMatch) error {
+	return g.effect("end %s dst=%s src=%s reply-dst=%s port=%d", m.Protocol, text(m.OrigDst), text(m.ReplySrc), text(m.ReplyDst), m.Port)
+}
+
+func (g *rig) Render(s anchord.State) (anchord.Ruleset, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return anchord.Ruleset{Body: fmt.Sprintf("%s %v %v", s.Ext, s.Transits, entries(s))}, g.fails["render"]
+}
+
+func (g *rig) Apply(_ context.Context, rs anchord.Ruleset) error {
+	ext, _, _ := strings.Cut(rs.Body, " ")
+	err := g.effect("rules %s", ext)
+	g.tables = g.tables || err == nil
+	return err
+}
+
+func (g *rig) Forget() {}
+
+func (g *rig) Standing(context.Context) (bool, error) { return g.tables, g.fails["standing"] }
+
+func (g *rig) Remove(context.Context) error { return g.effect("unrule") }
+
+func (g *rig) Lease() (anchord.Lease, error) { return g.w.Lease, g.leaseErr }
+
+func (g *rig) Event(l anchord.Level, event, message string, _ anchord.Fields) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.events = append(g.events, [...]string{"debug", "info", "warn", "error"}[l]+" "+event+" "+message)
+}
+
+func (g *rig) Reconciled(o anchord.Outcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.outcomes = append(g.outcomes, o)
+}
+
+// fakeDHCP is the rig's DHCP client; only changes are effects.
+type fakeDHCP struct{ g *rig }
+
+func (d fakeDHCP) Run(c *anchord.DHCPClient, last netip.Addr) {
+	var want anchord.DHCPClient
+	if c != nil {
+		want = *c
+	}
+	if want != d.g.client {
+		d.g.client = want
+		_ = d.g.effect("client %s %s %s", want.Iface, want.Hostname, text(last))
+	}
+}
+
+func (d fakeDHCP) Stop(context.Context) error { return d.g.effect("release") }
