@@ -27,6 +27,7 @@ const (
 	EventLabelUnknown       = "label.unknown"
 	EventAddressAdded       = "address.added"
 	EventAddressRemoved     = "address.removed"
+	EventAddressMode        = "address.mode"
 	EventMACSet             = "address.mac_set"
 	EventRouteSet           = "route.set"
 	EventRouteReasserted    = "route.reasserted"
@@ -43,5 +44,4 @@ const (
 	EventHealthUnavailable  = "health.unavailable"
 	EventGatewayResolved    = "gateway.resolved"
 	EventGatewayUnresolved  = "gateway.unresolved"
-	EventGatewayFailed      = "gateway.neighbour_failed"
 )

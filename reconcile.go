@@ -125,20 +125,21 @@ type Reconciler struct {
 	Uptime     func() time.Duration // since boot
 	Trigger    *Trigger
 
-	seen     Observation
-	selfOK   bool // seen.Self holds
-	wrote    bool // seen.Links or seen.Routes were changed by us since
-	memory   Memory
-	applied  *Ruleset // in the kernel, nil if none
-	state    State    // as decided last
-	macs     map[netip.Addr]string
-	held     LeasedAddr // address that was put on ext last
-	routed   [2]Route   // default routes that were set last
-	flowsDue bool       // flows have to be checked (again)
-	retry    time.Duration
-	failed   string // what was reported last of reconciling
-	refused  string // and of the lease file
-	outcome  Outcome
+	seen      Observation
+	selfOK    bool // seen.Self holds
+	wrote     bool // seen.Links or seen.Routes were changed by us since
+	memory    Memory
+	applied   *Ruleset // in the kernel, nil if none
+	inherited bool     // a killed predecessor's tables stand
+	state     State    // as decided last
+	macs      map[netip.Addr]string
+	held      LeasedAddr // address that was put on ext last
+	routed    [2]Route   // default routes that were set last
+	flowsDue  bool       // flows have to be checked (again)
+	retry     time.Duration
+	failed    string // what was reported last of reconciling
+	refused   string // and of the lease file
+	outcome   Outcome
 }
 
 // Run reconciles at once, on every trigger and on the poll, until ctx ends.
@@ -177,11 +178,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // left standing are better than closed, and stay until then.
 func (r *Reconciler) close(ctx context.Context) {
 	standing, err := r.Tables.Standing(ctx)
-	if err == nil && !standing {
-		r.state = State{}
-		err = r.applyRuleset(ctx)
-	}
-	r.reportFailure(err)
+	r.inherited = standing
+	r.reportFailure(errors.Join(err, r.applyRuleset(ctx)))
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -328,6 +326,9 @@ func (r *Reconciler) apply(ctx context.Context, before State) error {
 }
 
 func (r *Reconciler) applyRuleset(ctx context.Context) error {
+	if r.inherited && !r.selfOK {
+		return nil
+	}
 	rs, err := r.Renderer.Render(r.state)
 	if err != nil {
 		r.outcome.ApplyErr = err

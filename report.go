@@ -47,8 +47,7 @@ func (r *Reconciler) reportFailure(err error) {
 }
 
 func (r *Reconciler) reportLease(old, lease Lease) {
-	stale := lease.Address.IsValid() && !lease.ValidAt(r.seen.Now, r.Boot) // left by a run before
-	if stale || (lease.Obtained == old.Obtained && lease.Address == old.Address) {
+	if lease.Obtained == old.Obtained && lease.Address == old.Address {
 		return
 	}
 	if lease.Address.IsValid() && !lease.ValidAt(r.seen.Now, r.seen.Boot) {

@@ -163,6 +163,7 @@ func (d *decision) external() {
 		d.state.Mode = ModeDHCPRefresh
 		if ext.Endpoint.Addrs[V4].IsValid() {
 			d.state.Mode = ModeBootstrap
+			d.notice(Info, EventAddressMode, "", "Docker gave the LAN interface the address %s, which is kept: no DHCP server is asked (ANCHORD_ADDRESS_MODE=dhcp-refresh asks one; enable_ipv4: false needs Docker Engine 28)", ext.Endpoint.Addrs[V4])
 		}
 	}
 }

@@ -30,7 +30,6 @@ func New() (*Renderer, error) {
 type Table struct {
 	Name     string // "ip anchord_v4" or "ip6 anchord_v6"
 	Family   anchord.Family
-	Project  string   // project's name, for comments
 	Ext      string   // LAN-facing interface; empty while it is unknown
 	Transits []string // interfaces towards the containers
 }
@@ -67,7 +66,7 @@ func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
 	var body strings.Builder
 	rs := anchord.Ruleset{}
 	for _, f := range anchord.Families {
-		t := Table{Name: anchord.Table(f), Family: f, Project: s.Identity.Project, Ext: s.Ext}
+		t := Table{Name: anchord.Table(f), Family: f, Ext: s.Ext}
 		for _, transit := range s.Transits {
 			t.Transits = append(t.Transits, transit.Iface)
 		}
