@@ -13,8 +13,9 @@ import (
 )
 
 // twins is a project and an ordinary host with the same ports open.
-func twins(t *testing.T) *running {
-	r := start(t, setup{})
+func twins(t *testing.T, s setup) *running {
+	t.Helper()
+	r := start(t, s)
 	web := r.backend("web", 10, "tcp/80,udp/53")
 	for _, n := range []*ns{web.ns, r.plain} {
 		n.serveTCP("twin", ":80")
@@ -23,6 +24,7 @@ func twins(t *testing.T) *running {
 	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "twin "+clientIP))
 	// What counts is what the hosts do, not how often a router may speak.
 	r.router.sysctl("net.ipv4.icmp_ratelimit", "0")
+	r.router.sysctl("net.ipv6.icmp.ratelimit", "0")
 	return r
 }
 
@@ -51,7 +53,7 @@ func scan(t *testing.T, from *ns, target string, args ...string) []string {
 
 func TestNmapCannotTellTheProjectFromAServer(t *testing.T) {
 	t.Parallel()
-	r := twins(t)
+	r := twins(t, setup{})
 	for _, c := range []struct {
 		name string
 		args []string
@@ -101,7 +103,7 @@ func hops(t *testing.T, from *ns, target string, args ...string) []string {
 
 func TestTracerouteCountsTheProjectAsOneHost(t *testing.T) {
 	t.Parallel()
-	r := twins(t)
+	r := twins(t, setup{})
 	r.plain.sysctl("net.ipv4.icmp_ratelimit", "0")
 	r.box.sysctl("net.ipv4.icmp_ratelimit", "0")
 	for _, c := range []struct {
@@ -133,7 +135,7 @@ func TestTracerouteCountsTheProjectAsOneHost(t *testing.T) {
 
 func TestAnApplicationsOwnTracerouteSeesTheRouterFirst(t *testing.T) {
 	t.Parallel()
-	r := twins(t)
+	r := twins(t, setup{})
 	app := r.backend("app", 11, "")
 	want := []string{"1 " + routerIP, "2 TARGET"}
 	for name, args := range map[string][]string{"UDP": nil, "ICMP": {"-I"}, "TCP": {"-T", "-p", "80"}} {
@@ -228,9 +230,42 @@ func fingerprint(t *testing.T, from *ns, target string) []string {
 
 func TestNmapSeesTheSameOperatingSystem(t *testing.T) {
 	t.Parallel()
-	r := twins(t)
+	r := twins(t, setup{})
 	want := fingerprint(t, r.client, plainIP)
 	if got := fingerprint(t, r.client, r.ext); !slices.Equal(got, want) {
 		t.Errorf("the project\n%s\nan ordinary host\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestIPv6CannotBeToldFromAServerEither(t *testing.T) {
+	t.Parallel()
+	r := twins(t, setup{ipv6: true})
+	ext6 := r.ext6()
+	for _, n := range []*ns{r.plain, r.box} {
+		n.sysctl("net.ipv6.icmp.ratelimit", "0")
+	}
+	eventually(t, deadline, r.client.answers("tcp", "["+ext6+"]:80", "twin "+clientIP6))
+	for name, args := range map[string][]string{
+		"SYN": {"-sS", "-p", "22,80,81"}, "ACK": {"-sA", "-p", "22,80,81"}, "FIN": {"-sF", "-p", "22,80,81"},
+		"UDP": {"-sU", "-p", "53,68,81,546"}, "IP protocols": {"-sO", "-p", "2,6,17,47,50,200"},
+	} {
+		t.Run("nmap "+name, func(t *testing.T) {
+			args = append([]string{"-6"}, args...)
+			want := scan(t, r.client, plainIP6, args...)
+			if got := scan(t, r.client, ext6, args...); !slices.Equal(got, want) {
+				t.Errorf("\nthe project       %q\nan ordinary host  %q", got, want)
+			}
+		})
+	}
+	for name, args := range map[string][]string{"TCP": {"-6", "-T", "-p", "80"}, "UDP": {"-6", "-U", "-p", "40000"}, "ICMP": {"-6", "-I"}} {
+		t.Run("traceroute "+name, func(t *testing.T) {
+			want := []string{"1 2001:db8:2::1", "2 TARGET"}
+			if got := hops(t, r.outside, plainIP6, args...); !slices.Equal(got, want) {
+				t.Fatalf("to an ordinary host: %q, want %q", got, want)
+			}
+			if got := hops(t, r.outside, ext6, args...); !slices.Equal(got, want) {
+				t.Errorf("to the project: %q, want %q", got, want)
+			}
+		})
 	}
 }

@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/docker/docker/api/types/network"
+
+	"github.com/AlexCherrypi/anchord/test/fakedocker"
 )
 
 func TestClientsReachExposedPortsAndAreSeenAsThemselves(t *testing.T) {
@@ -102,6 +106,12 @@ func TestHairpin(t *testing.T) {
 	web.serveTCP("web", ":80")
 	web.serveTCP("range", ":9001")
 	web.serveUDP("web", ":53")
+	redirects := app.capture("transit0", "icmp[icmptype] == icmp-redirect")
+	defer func() {
+		if redirects.text() != "" {
+			t.Errorf("a server does not redirect:\n%s", redirects.text())
+		}
+	}()
 	for _, from := range []*backend{app, web} {
 		t.Run("from "+from.ns.name, func(t *testing.T) {
 			eventually(t, deadline, from.answers("tcp", r.addr(80), "web "+r.ext))
@@ -246,11 +256,7 @@ func TestIPv6(t *testing.T) {
 	web.serveUDP("web", ":5353")
 	off.serveTCP("off", ":81")
 	r.outside.serveTCP("outside", ":80")
-	var ext6 string
-	eventually(t, hang, func() (err error) {
-		ext6, err = r.box.address6("lan0")
-		return err
-	})
+	ext6 := r.ext6()
 	at := func(port int) string { return fmt.Sprintf("[%s]:%d", ext6, port) }
 	eventually(t, deadline, r.client.answers("tcp", at(80), "web "+clientIP6))
 	eventually(t, deadline, r.client.answers("udp", at(53), "web "+clientIP6))
@@ -275,6 +281,17 @@ func TestIPv6(t *testing.T) {
 	})
 }
 
+// ext6 waits for the address that the router's advertisement leads to.
+func (r *running) ext6() string {
+	r.t.Helper()
+	var addr string
+	eventually(r.t, hang, func() (err error) {
+		addr, err = r.box.address6("lan0")
+		return err
+	})
+	return addr
+}
+
 // address6 is an interface's one global IPv6 address that is no longer tentative.
 func (n *ns) address6(iface string) (string, error) {
 	out, err := n.try("ip", "-6", "-j", "addr", "show", "dev", iface, "scope", "global", "-tentative")
@@ -297,4 +314,48 @@ func (n *ns) address6(iface string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s has no global IPv6 address: %s", iface, out)
+}
+
+func TestABackendOnASecondTransitNetworkOnly(t *testing.T) {
+	t.Parallel()
+	const second, gateway = project + "_backend", "10.213.9.1"
+	w := newWorld(t, setup{})
+	w.startDnsmasq()
+	w.sw.ip("link add br-second type bridge mcast_snooping 0\nlink set br-second up\n")
+	w.plug(w.box, "second0", "br-second", "10.213.9.2/24")
+	w.docker.SetNetwork(network.Inspect{
+		Name: second, Driver: "bridge", EnableIPv4: true, Options: map[string]string{inhibit: "true"},
+		IPAM: network.IPAM{Config: []network.IPAMConfig{{Subnet: "10.213.9.0/24", Gateway: gateway}}},
+	})
+	endpoint := func(n *ns, iface, ip string) network.EndpointSettings {
+		return network.EndpointSettings{IPAddress: ip, IPPrefixLen: 24, Gateway: gateway, MacAddress: n.mac(iface)}
+	}
+	w.docker.Connect(w.boxID, second, endpoint(w.box, "second0", "10.213.9.2"))
+	web := w.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
+	db := &backend{ns: newNS(t, "db"), w: w, name: project + "-db-1"}
+	w.plug(db.ns, "second0", "br-second", "10.213.9.10/24")
+	db.ip4(gateway)
+	db.serveTCP("db", ":81")
+	w.outside.serveTCP("outside", ":80")
+	w.docker.AddContainer(fakedocker.Container{
+		Name: db.name, Labels: map[string]string{"com.docker.compose.project": project, "anchord.expose": "tcp/81"},
+		Networks: map[string]network.EndpointSettings{second: endpoint(db.ns, "second0", "10.213.9.10")},
+	})
+	a := w.anchord().ready()
+	ext := a.leased()
+	eventually(t, deadline, w.client.answers("tcp", ext+":80", "web "+clientIP))
+	eventually(t, deadline, w.client.answers("tcp", ext+":81", "db "+clientIP))
+	eventually(t, deadline, db.answers("tcp", outsideIP+":80", "outside "+ext))
+	t.Run("nothing goes between the two", func(t *testing.T) {
+		for _, c := range []func() error{web.silent("tcp", "10.213.9.10:81"), db.silent("tcp", web.ip+":80")} {
+			if err := c(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("but by the project's address, as on a server", func(t *testing.T) {
+		eventually(t, deadline, db.answers("tcp", ext+":80", "web "+ext))
+		eventually(t, deadline, web.answers("tcp", ext+":81", "db "+ext))
+	})
 }

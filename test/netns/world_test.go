@@ -22,6 +22,7 @@ const (
 	plainIP    = "198.51.100.30"
 	routerIP6  = "2001:db8:1::1"
 	clientIP6  = "2001:db8:1::20"
+	plainIP6   = "2001:db8:1::30"
 	outsideIP  = "203.0.113.80"
 	outsideIP6 = "2001:db8:2::80"
 )
@@ -91,7 +92,7 @@ func (w *world) cable(s setup) {
 	w.sw.ip("link add br-lan type bridge mcast_snooping 0\nlink set br-lan up\nlink add br-transit type bridge mcast_snooping 0\nlink set br-transit up\n")
 	w.plug(w.router, "eth0", "br-lan", routerIP+"/24", routerIP6+"/64")
 	w.plug(w.client, "eth0", "br-lan", clientIP+"/24", clientIP6+"/64")
-	w.plug(w.plain, "eth0", "br-lan", plainIP+"/24", "2001:db8:1::30/64")
+	w.plug(w.plain, "eth0", "br-lan", plainIP+"/24", plainIP6+"/64")
 	w.outside.ip("link add eth0 type veth peer name wan0 netns " + w.router.path())
 	w.outside.ip("addr add " + outsideIP + "/24 dev eth0\naddr add " + outsideIP6 + "/64 dev eth0 nodad\nlink set eth0 up\n")
 	w.router.ip("addr add 203.0.113.1/24 dev wan0\naddr add 2001:db8:2::1/64 dev wan0 nodad\nlink set wan0 up\n")
