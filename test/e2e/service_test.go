@@ -202,6 +202,9 @@ services:
     command: [serve, "udp:5060"]
     networks: [transit]
     labels: {anchord.expose: "udp/5060"}
+  squatter:
+    image: peer:lab
+    networks: [transit]
   late:
     image: peer:lab
     command: [serve, "udp:5061", "tcp:80"]
@@ -214,9 +217,15 @@ services:
 	running, early := s.flow(addr, 5060), s.flow(addr, 5061)
 	running.answeredBy(p, "voice")
 
-	for range 3 {
-		p.up("--force-recreate", "--no-deps", "voice")
-		p.followed("recreated", running, "voice")
+	p.up("--force-recreate", "--no-deps", "voice")
+	p.followed("recreated", running, "voice")
+	old := p.transitAddr("voice")
+	p.compose("rm", "--stop", "--force", "voice")
+	p.up("squatter")
+	p.up("voice")
+	p.followed("recreated with another address", running, "voice")
+	if now := p.transitAddr("voice"); now == old {
+		s.Errorf("the address was to be another one than %s", old)
 	}
 	p.up("late")
 	p.followed("late", early, "late")
