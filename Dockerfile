@@ -8,16 +8,16 @@ ARG BASE_IMAGE=alpine:3.22
 FROM ${BASE_IMAGE} AS base
 RUN set -eu; \
     missing() { \
-      for tool in nft ip conntrack arping udhcpc dhcpcd busybox tini; do \
+      for tool in nft ip conntrack udhcpc dhcpcd busybox tini; do \
         command -v "$tool" >/dev/null || printf ' %s' "$tool"; \
       done; \
     }; \
     if command -v apk >/dev/null; then \
-      apk add --no-cache ca-certificates conntrack-tools dhcpcd iproute2 iputils-arping nftables tini; \
+      apk add --no-cache conntrack-tools dhcpcd iproute2 nftables tini; \
     elif command -v apt-get >/dev/null && [ -n "$(missing)" ]; then \
       apt-get update; \
       DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        busybox ca-certificates conntrack dhcpcd-base iproute2 iputils-arping nftables tini udhcpc; \
+        busybox conntrack dhcpcd-base iproute2 nftables tini udhcpc; \
       rm -rf /var/lib/apt/lists/*; \
     fi; \
     tools=$(missing); \
@@ -31,7 +31,7 @@ LABEL org.opencontainers.image.title="anchord" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["anchord", "healthcheck"]
+HEALTHCHECK --interval=30s --timeout=3s --start-period=30s CMD ["anchord", "healthcheck"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--", "anchord"]
 
