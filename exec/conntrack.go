@@ -60,7 +60,7 @@ func conntrackFamily(f anchord.Family) string {
 // not there.
 func isNotFound(err error) bool {
 	var e *CommandError
-	return errors.As(err, &e) && e.saysAny("0 flow entries", "No such process", "Cannot assign requested address", "Cannot find device")
+	return errors.As(err, &e) && e.saysAny("0 flow entries", "No such process", "ddress not found", "Cannot assign requested address", "Cannot find device")
 }
 
 // flowLines parses conntrack's output as it comes, so that a table of a
