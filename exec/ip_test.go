@@ -1,0 +1,135 @@
+package exec
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/AlexCherrypi/anchord"
+)
+
+// As iproute2 6.1 prints it, cut to what differs.
+const addressShow = `[{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP","LOWER_UP"],"mtu":65536,"qdisc":"noqueue","operstate":"UNKNOWN","group":"default","txqlen":1000,"link_type":"loopback","address":"00:00:00:00:00:00","broadcast":"00:00:00:00:00:00","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8,"scope":"host","label":"lo","valid_life_time":4294967295,"preferred_life_time":4294967295}]},
+{"ifindex":2,"link":"eth0","ifname":"p0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"qdisc":"noqueue","operstate":"UP","group":"default","txqlen":1000,"link_type":"ether","address":"ba:a7:f3:e4:02:a2","broadcast":"ff:ff:ff:ff:ff:ff","addr_info":[{"family":"inet6","local":"fe80::b8a7:f3ff:fee4:2a2","prefixlen":64,"scope":"link","tentative":true,"valid_life_time":4294967295,"preferred_life_time":4294967295}]},
+{"ifindex":3,"link":"p0","ifname":"eth0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"mtu":1500,"qdisc":"noqueue","operstate":"UP","group":"default","txqlen":1000,"link_type":"ether","address":"36:b7:0d:08:cd:77","broadcast":"ff:ff:ff:ff:ff:ff","addr_info":[{"family":"inet","local":"192.0.2.5","prefixlen":24,"scope":"global","dynamic":true,"label":"eth0","valid_life_time":3600,"preferred_life_time":3600},{"family":"inet6","local":"fd00::5","prefixlen":64,"scope":"global","nodad":true,"valid_life_time":4294967295,"preferred_life_time":4294967295},{"family":"inet6","local":"fe80::34b7:dff:fe08:cd77","prefixlen":64,"scope":"link","tentative":true,"valid_life_time":4294967295,"preferred_life_time":4294967295}]},{}]`
+
+func TestLinks(t *testing.T) {
+	links, err := parseLinks([]byte(addressShow))
+	want := []anchord.Link{
+		{Name: "p0", MAC: "ba:a7:f3:e4:02:a2"},
+		{Name: "eth0", MAC: "36:b7:0d:08:cd:77", Addrs: []anchord.LinkAddr{
+			{Prefix: netip.MustParsePrefix("192.0.2.5/24")},
+			{Prefix: netip.MustParsePrefix("fd00::5/64"), Permanent: true},
+		}},
+	}
+	if err != nil || !reflect.DeepEqual(links, want) {
+		t.Errorf("%+v, %v; want %+v", links, err, want)
+	}
+	if _, err := parseLinks([]byte("Error: nonsense")); err == nil {
+		t.Error("what is no JSON is no error")
+	}
+}
+
+func TestDefaultRoutes(t *testing.T) {
+	for _, tt := range []struct {
+		name, json string
+		family     anchord.Family
+		want       []string
+	}{
+		{"none", "[ ]", anchord.V4, nil},
+		{"none, in IPv6", "[]\n", anchord.V6, nil},
+		{"none, as some releases say it", "", anchord.V4, nil},
+		{"one", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]}]`, anchord.V4, []string{"192.0.2.1 eth0"}},
+		{"on link", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":["onlink"]}]`, anchord.V4, []string{"192.0.2.1 eth0"}},
+		{"two, best first", `[{"dst":"default","gateway":"10.0.0.1","dev":"eth1","flags":[]},{"dst":"default","gateway":"192.0.2.1","dev":"eth0","metric":100,"flags":[]}]`, anchord.V4, []string{"10.0.0.1 eth1", "192.0.2.1 eth0"}},
+		{"without a gateway", `[{"dst":"default","dev":"eth0","scope":"link","flags":[]}]`, anchord.V4, []string{"invalid IP eth0"}},
+		{"from a router advertisement", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":1795,"flags":[],"pref":"medium"}]`, anchord.V6, []string{"fe80::1 eth0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			routes, err := parseRoutes(tt.family, []byte(tt.json))
+			var got []string
+			for _, r := range routes {
+				if r.Family != tt.family {
+					t.Errorf("family %v", r.Family)
+				}
+				got = append(got, r.Gateway.String()+" "+r.Iface)
+			}
+			if err != nil || !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("%q, %v; want %q", got, err, tt.want)
+			}
+		})
+	}
+	if _, err := parseRoutes(anchord.V4, []byte("x")); err == nil {
+		t.Error("what is no JSON is no error")
+	}
+}
+
+func TestWhatIPIsAskedToDo(t *testing.T) {
+	recorded := tools(t, map[string]string{"ip": "", "busybox": ""})
+	ip, ctx := IP{}, t.Context()
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	route := anchord.Route{Gateway: addr("192.0.2.1"), Iface: "lan0"}
+	for _, tt := range []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"MAC", func() error { return ip.SetMAC(ctx, "lan0", "02:00:00:00:00:01") }, "ip link set dev lan0 address 02:00:00:00:00:01"},
+		{"gateway address", func() error { return ip.AddAddress(ctx, "transit0", prefix("10.0.0.1/24")) }, "ip address replace 10.0.0.1/24 dev transit0"},
+		{"gateway address in IPv6, not to be probed for", func() error { return ip.AddAddress(ctx, "transit0", prefix("fd00::1/64")) }, "ip address replace fd00::1/64 dev transit0 nodad"},
+		{"address away", func() error { return ip.RemoveAddress(ctx, "lan0", prefix("192.0.2.7/24")) }, "ip address delete 192.0.2.7/24 dev lan0"},
+		{"first address", func() error {
+			return ip.Readdress(ctx, "lan0", prefix("192.0.2.7/24"), 90*time.Minute, nil, &route)
+		}, "ip -batch -\naddress replace 192.0.2.7/24 dev lan0 valid_lft 5400 preferred_lft 5400\nroute replace default via 192.0.2.1 dev lan0"},
+		{"renewal", func() error {
+			return ip.Readdress(ctx, "lan0", prefix("192.0.2.7/24"), 1500*time.Millisecond, nil, nil)
+		}, "ip -batch -\naddress replace 192.0.2.7/24 dev lan0 valid_lft 2 preferred_lft 2"},
+		{"another address: written again after the old is gone", func() error {
+			return ip.Readdress(ctx, "lan0", prefix("192.0.2.8/24"), 0, []netip.Prefix{prefix("192.0.2.7/24"), prefix("192.0.2.6/24")}, &route)
+		}, "ip -batch -\naddress replace 192.0.2.8/24 dev lan0\naddress delete 192.0.2.7/24 dev lan0\naddress delete 192.0.2.6/24 dev lan0\naddress replace 192.0.2.8/24 dev lan0\nroute replace default via 192.0.2.1 dev lan0"},
+		{"no address left", func() error {
+			return ip.Readdress(ctx, "lan0", netip.Prefix{}, 0, []netip.Prefix{prefix("192.0.2.7/24")}, nil)
+		}, "ip -batch -\naddress delete 192.0.2.7/24 dev lan0"},
+		{"route", func() error { return ip.ReplaceRoute(ctx, route) }, "ip -4 route replace default via 192.0.2.1 dev lan0"},
+		{"route to a gateway that no address covers", func() error {
+			return ip.ReplaceRoute(ctx, anchord.Route{Family: anchord.V6, Gateway: addr("fe80::1"), Iface: "lan0", OnLink: true})
+		}, "ip -6 route replace default via fe80::1 dev lan0 onlink"},
+		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0"},
+		{"neighbour", func() error { return ip.SetNeighbour(ctx, "transit0", addr("10.0.0.5"), "02:00:00:00:00:05") }, "ip neighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
+		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},
+	} {
+		if err := tt.do(); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		wantText(t, tt.name, recorded(), tt.want)
+	}
+}
+
+// What the tools say when something is gone already, release by release.
+func TestWhatIsGoneAlreadyIsNoError(t *testing.T) {
+	for name, said := range map[string]string{
+		"IPv4 address":   "Error: ipv4: Address not found.",
+		"IPv6 address":   "Error: ipv6: address not found.",
+		"address, older": "RTNETLINK answers: Cannot assign requested address",
+		"interface":      `Cannot find device "lan0"`,
+		"route":          "RTNETLINK answers: No such process",
+	} {
+		tools(t, map[string]string{"ip": "echo '" + said + "' >&2; exit 2"})
+		ip := IP{}
+		if err := ip.RemoveAddress(t.Context(), "lan0", netip.MustParsePrefix("192.0.2.7/24")); err != nil {
+			t.Errorf("%s: removing an address: %v", name, err)
+		}
+		if err := ip.DeleteRoute(t.Context(), anchord.Route{Gateway: netip.MustParseAddr("192.0.2.1")}); err != nil {
+			t.Errorf("%s: removing a route: %v", name, err)
+		}
+	}
+	tools(t, map[string]string{"ip": "echo 'RTNETLINK answers: Operation not permitted' >&2; exit 2"})
+	if err := (IP{}).RemoveAddress(t.Context(), "lan0", netip.MustParsePrefix("192.0.2.7/24")); err == nil || !strings.Contains(err.Error(), "removing address 192.0.2.7/24") {
+		t.Errorf("not permitted: %v", err)
+	}
+	if err := (IP{}).DeleteRoute(t.Context(), anchord.Route{Gateway: netip.MustParseAddr("192.0.2.1")}); err == nil {
+		t.Error("a route that may not be removed is no error")
+	}
+}
