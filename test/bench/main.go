@@ -93,7 +93,7 @@ func run(ctx context.Context, b *bench, chosen []measurement) int {
 	fmt.Println(machine())
 	for _, m := range chosen {
 		progress("measuring %s", m.name)
-		b.table.group = m.name
+		b.table.group = fmt.Sprintf("%s (load %s)", m.name, load())
 		if err := m.run(ctx, b); err != nil && ctx.Err() == nil {
 			b.table.add(m.name, "", fmt.Sprintf("could not be measured: %v", err), none)
 			code = 1

@@ -113,6 +113,13 @@ type forks struct {
 	parents map[int]bool           // whose children are counted
 	child   map[int]int            // child, parent
 	count   map[int]map[string]int // by parent, by command
+	births  map[int][]birth        // by parent
+}
+
+// birth is when a process was forked, and when it ran its program.
+type birth struct {
+	pid          int
+	forked, exec time.Time
 }
 
 // Of cn_proc.h and connector.h.
@@ -131,7 +138,7 @@ func countForks(parents ...int) (*forks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the kernel for process events: %w", err)
 	}
-	f := &forks{fd: fd, parents: map[int]bool{}, child: map[int]int{}, count: map[int]map[string]int{}}
+	f := &forks{fd: fd, parents: map[int]bool{}, child: map[int]int{}, count: map[int]map[string]int{}, births: map[int][]birth{}}
 	for _, p := range parents {
 		f.parents[p], f.count[p] = true, map[string]int{}
 	}
@@ -181,6 +188,7 @@ func (f *forks) event(b []byte) {
 	}
 	e := b[unix.NLMSG_HDRLEN+cnHeader:]
 	field := func(i int) int { return int(binary.NativeEndian.Uint32(e[eventHeader+4*i:])) }
+	at := sinceBoot(binary.NativeEndian.Uint64(e[8:]))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch binary.NativeEndian.Uint32(e) {
@@ -189,6 +197,7 @@ func (f *forks) event(b []byte) {
 		if f.parents[parent] && pid == group { // else a thread
 			f.child[pid] = parent
 			f.count[parent][""]++
+			f.births[parent] = append(f.births[parent], birth{pid: pid, forked: at})
 		}
 	case procEventExec:
 		pid := field(1)
@@ -196,13 +205,41 @@ func (f *forks) event(b []byte) {
 			f.count[parent][""]--
 			f.count[parent][command(pid)]++
 			delete(f.child, pid)
+			for i := range f.births[parent] {
+				if b := &f.births[parent][i]; b.pid == pid && b.exec.IsZero() {
+					b.exec = at
+				}
+			}
 		}
 	}
+}
+
+// sinceBoot turns the kernel's monotonic clock into a time.
+func sinceBoot(ns uint64) time.Time {
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) //nolint:errcheck // it cannot fail
+	return time.Now().Add(time.Duration(int64(ns) - now.Nano())).Round(0)
+}
+
+// before is the last birth from one parent before a time.
+func (f *forks) before(parent int, t time.Time) (birth, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := f.births[parent]
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].forked.Before(t) && !list[i].exec.IsZero() {
+			return list[i], true
+		}
+	}
+	return birth{}, false
 }
 
 // command is how a process was called, cut to what tells it from others.
 func command(pid int) string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if len(text) == 0 {
+		return "that ended before it could be named"
+	}
 	args := strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
 	return strings.Join(args[:min(len(args), 4)], " ")
 }
@@ -218,6 +255,9 @@ func (f *forks) of(parent int) (int, string) {
 	for _, name := range slices.Sorted(maps.Keys(f.count[parent])) {
 		n := f.count[parent][name]
 		total += n
+		if name == "" {
+			name = "without a program of its own"
+		}
 		if n > 0 {
 			kinds = append(kinds, fmt.Sprintf("%d %s", n, name))
 		}

@@ -70,7 +70,7 @@ func programLatency(ctx context.Context, dir, binary string, entries int) (sampl
 	}
 	defer rules.stop()
 	has := func(want int) error {
-		return wait(ctx, 20*time.Second, 20*time.Millisecond, fmt.Sprintf("%d elements", want), func() (bool, error) {
+		return wait(ctx, 20*time.Second, 50*time.Millisecond, fmt.Sprintf("%d elements", want), func() (bool, error) {
 			out, err := w.box.run("", "nft", "list", "map", "ip", "anchord_v4", "dnat_tcp")
 			if n := strings.Count(out, "comment"); n != want {
 				return false, errors.Join(err, fmt.Errorf("there are %d", n))
@@ -83,7 +83,7 @@ func programLatency(ctx context.Context, dir, binary string, entries int) (sampl
 		if err := has(entries); err != nil {
 			return nil, fmt.Errorf("%w; the program's log:\n%s", err, log.String())
 		}
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 		began := time.Now()
 		engine.Start(one)
 		var at time.Time

@@ -169,7 +169,6 @@ func (s *site) enter(ctx context.Context, service string) (*space, error) {
 
 // started is one "start" event of Docker's.
 type started struct {
-	id      string
 	service string
 	at      time.Time // Docker's own time of it
 	read    time.Time // when the bench had it: what Docker itself takes to tell
@@ -184,7 +183,7 @@ func (s *site) starts(ctx context.Context) <-chan started {
 		for {
 			select {
 			case m := <-messages:
-				out <- started{m.Actor.ID, m.Actor.Attributes["com.docker.compose.service"], time.Unix(0, m.TimeNano), time.Now()}
+				out <- started{m.Actor.Attributes["com.docker.compose.service"], time.Unix(0, m.TimeNano), time.Now()}
 			case <-ctx.Done():
 				return
 			}
@@ -220,7 +219,7 @@ func get(box *space, path string) (int, string, error) {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(2 * time.Second)) //nolint:errcheck // an open socket takes it
+		c.SetDeadline(time.Now().Add(2 * time.Second))                                                                                             //nolint:errcheck // an open socket takes it
 		client := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return c, nil }, DisableKeepAlives: true}} //nolint:staticcheck // the connection is there already
 		r, err := client.Get("http://anchord" + path)
 		if err != nil {

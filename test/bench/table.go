@@ -52,16 +52,15 @@ func (t *table) print(out io.Writer) {
 	group := ""
 	for _, r := range t.rows {
 		if r.group != group {
-			fmt.Fprintln(w, "\t\t\t")
+			fmt.Fprintf(w, "\t\t\t\n%s:\t\t\t\n", r.group)
 			group = r.group
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.what, r.target, r.measured, r.verdict)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", r.what, r.target, r.measured, r.verdict)
 	}
 	w.Flush() //nolint:errcheck // as for any print to standard output
 }
 
-// machine says on what the figures were measured; others that work on it at
-// the same time show as load.
+// machine says on what the figures were measured.
 func machine() string {
 	var u unix.Utsname
 	release := "?"
@@ -71,6 +70,13 @@ func machine() string {
 	if parts := strings.SplitN(release, ".", 3); len(parts) == 3 {
 		release = parts[0] + "." + parts[1]
 	}
-	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("%d cores, Linux %s, load %.4s", runtime.NumCPU(), release, load)
+	return fmt.Sprintf("%d cores, Linux %s", runtime.NumCPU(), release)
+}
+
+// load is what else the machine has to do: figures under load are not the
+// program's own.
+func load() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	average, _, _ := strings.Cut(string(text), " ")
+	return average
 }
