@@ -183,6 +183,27 @@ func TestPacketsWithTheirLastHopArriveAtTheApplication(t *testing.T) {
 	}
 }
 
+func TestARefusalQuotesThePacketAsItArrived(t *testing.T) {
+	t.Parallel()
+	r := twins(t, setup{})
+	for _, n := range []*ns{r.plain, r.box} {
+		n.sysctl("net.ipv4.icmp_ratelimit", "0")
+	}
+	for _, ttl := range []int{1, 2, 30, 51, 64, 128, 255} {
+		t.Run(fmt.Sprint(ttl), func(t *testing.T) {
+			for _, target := range []string{plainIP, r.ext} {
+				errs := r.client.capture("eth0", "icmp[icmptype] == icmp-unreach and src host "+target)
+				r.client.sendTTL(t, ttl, target+":81")
+				eventually(t, deadline, errs.sees(`udp port 81 unreachable`))
+				want := []string{fmt.Sprint(ttl)}
+				if got := errs.all(`unreachable, length \d+ .*ttl (\d+)`); !slices.Equal(got, want) {
+					t.Errorf("%s was sent TTL %d and quotes %v:\n%s", target, ttl, got, errs.text())
+				}
+			}
+		})
+	}
+}
+
 // sendTTL sends one datagram with a chosen TTL.
 func (n *ns) sendTTL(t *testing.T, ttl int, addr string) {
 	t.Helper()

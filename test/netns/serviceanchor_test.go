@@ -177,6 +177,10 @@ func TestServiceAnchorAsksAgainAtOnceWhenTheGatewayFalls(t *testing.T) {
 	w := newWorld(t, setup{internal: true})
 	dns := w.startNames("anchord", boxIP)
 	app := w.internalApp("app", 10)
+	// The kernel finds a dead neighbour out in seconds, not in a minute.
+	for key, ms := range map[string]string{"base_reachable_time_ms": "1000", "retrans_time_ms": "200", "delay_first_probe_time": "1"} {
+		app.sysctl("net.ipv4.neigh.transit0."+key, ms)
+	}
 	w.serviceAnchor(app, "ANCHORD_GATEWAY_RESOLVE_INTERVAL=1h")
 	eventually(t, hang, app.hasRoute(via(boxIP)))
 	app.run("busybox", "ping", "-c", "1", "-W", "1", boxIP)

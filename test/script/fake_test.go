@@ -28,6 +28,9 @@ func fakeTool(tool string) int {
 	stdin := readStdin(args)
 	record(tool, args, stdin)
 	code := answer(tool, strings.Join(args, " ")+"\n"+stdin)
+	if tool == "nft" && code == 0 {
+		remember(stdin)
+	}
 	switch {
 	case code != 0:
 	case slices.Contains(args, "monitor"):
@@ -36,6 +39,22 @@ func fakeTool(tool string) int {
 		code = udhcpc(args)
 	}
 	return code
+}
+
+// remember makes the fake kernel's list of tables what a transaction leaves.
+func remember(script string) {
+	var tables string
+	for _, t := range []string{"table ip anchord_v4", "table ip6 anchord_v6"} {
+		switch {
+		case strings.Contains(script, t+" {"):
+			tables += t + "\n"
+		case !strings.Contains(script, "delete "+t+"\n"):
+			return // an update of what stands
+		}
+	}
+	if err := os.WriteFile(filepath.Join(home(), "nft-tables"), []byte(tables), 0o644); err != nil {
+		panic(err)
+	}
 }
 
 // home is the script's directory for fakes, the first one in PATH.
