@@ -56,6 +56,7 @@ const infiniteLease = math.MaxUint32
 type LeaseFile struct {
 	Event string
 	At    time.Duration
+	Boot  string // id of the boot that At counts from
 	vars  map[string]string
 }
 
@@ -80,7 +81,7 @@ func ParseLeaseFile(data []byte) (LeaseFile, error) {
 	if err != nil {
 		return LeaseFile{}, err
 	}
-	f.At = at
+	f.At, f.Boot = at, f.vars["ANCHORD_BOOT"]
 	return f, nil
 }
 
@@ -98,7 +99,7 @@ func parseUptime(s string) (time.Duration, error) {
 // or lease time there is none, and the error says why; any other bad field is
 // left out and named in Ignored.
 func (f LeaseFile) Lease() (Lease, error) {
-	l := Lease{Obtained: f.At, Boot: f.vars["ANCHORD_BOOT"]}
+	l := Lease{Obtained: f.At, Boot: f.Boot}
 	addr, err := hostAddr(f.vars["ip"])
 	if err != nil {
 		return Lease{}, fmt.Errorf("lease refused: offered address: %w", err)

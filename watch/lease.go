@@ -38,7 +38,7 @@ func (d LeaseDir) Lease() (anchord.Lease, error) {
 		return anchord.Lease{}, err
 	}
 	nak, err := d.read(nakFile)
-	if err == nil && nak.At > file.At {
+	if err == nil && nak.Boot == file.Boot && nak.At > file.At {
 		return anchord.Lease{}, nil
 	}
 	return file.Lease()
