@@ -38,7 +38,7 @@ netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Doc
 
 .PHONY: e2e
 e2e: deps ## Tests with real engines (20.10 and 28)
-	$(GOTEST) -v -timeout 60m ./test/lab ./test/e2e
+	$(GOTEST) -v -p 1 -timeout 60m ./test/lab ./test/e2e
 
 .PHONY: bench
 bench: deps ## Measure latency, loss, throughput and idle cost
