@@ -16,7 +16,7 @@ import (
 func twins(t *testing.T, s setup) *running {
 	t.Helper()
 	r := start(t, s)
-	web := r.backend("web", 10, "tcp/80,udp/53")
+	web := r.backend("web", 10, "tcp/80,udp/53,tcp/82,udp/82") // nobody listens at 82
 	for _, n := range []*ns{web.ns, r.plain} {
 		n.serveTCP("twin", ":80")
 		n.serveUDP("twin", ":53")
@@ -59,13 +59,13 @@ func TestNmapCannotTellTheProjectFromAServer(t *testing.T) {
 		args []string
 		want string // one line of the ordinary host: proves that the scan sees something
 	}{
-		{"SYN", []string{"-sS", "-p", "22,80,81,9090"}, "tcp 81 closed reset 64"},
+		{"SYN", []string{"-sS", "-p", "22,80,81,82,9090"}, "tcp 81 closed reset 64"},
 		{"ACK", []string{"-sA", "-p", "22,80,81"}, "tcp 80 unfiltered reset 64"},
 		{"FIN", []string{"-sF", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
 		{"NULL", []string{"-sN", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
 		{"Xmas", []string{"-sX", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
 		{"Window", []string{"-sW", "-p", "22,80,81"}, "tcp 81 closed reset 64"},
-		{"UDP", []string{"-sU", "-p", "53,68,81,546,5353"}, "udp 81 closed port-unreach 64"},
+		{"UDP", []string{"-sU", "-p", "53,68,81,82,546,5353"}, "udp 81 closed port-unreach 64"},
 		{"IP protocols", []string{"-sO", "-p", "1,2,6,17,41,47,50,132,200"}, "ip 200 closed proto-unreach 64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -193,9 +193,12 @@ func TestARefusalQuotesThePacketAsItArrived(t *testing.T) {
 		t.Run(fmt.Sprint(ttl), func(t *testing.T) {
 			for _, target := range []string{plainIP, r.ext} {
 				errs := r.client.capture("eth0", "icmp[icmptype] == icmp-unreach and src host "+target)
-				r.client.sendTTL(t, ttl, target+":81")
-				eventually(t, deadline, errs.sees(`udp port 81 unreachable`))
-				want := []string{fmt.Sprint(ttl)}
+				var want []string
+				for _, port := range []string{"81", "82"} {
+					r.client.sendTTL(t, ttl, target+":"+port)
+					eventually(t, deadline, errs.sees(`udp port `+port+` unreachable`))
+					want = append(want, fmt.Sprint(ttl))
+				}
 				if got := errs.all(`unreachable, length \d+ .*ttl (\d+)`); !slices.Equal(got, want) {
 					t.Errorf("%s was sent TTL %d and quotes %v:\n%s", target, ttl, got, errs.text())
 				}
@@ -267,8 +270,8 @@ func TestIPv6CannotBeToldFromAServerEither(t *testing.T) {
 	}
 	eventually(t, deadline, r.client.answers("tcp", "["+ext6+"]:80", "twin "+clientIP6))
 	for name, args := range map[string][]string{
-		"SYN": {"-sS", "-p", "22,80,81"}, "ACK": {"-sA", "-p", "22,80,81"}, "FIN": {"-sF", "-p", "22,80,81"},
-		"UDP": {"-sU", "-p", "53,68,81,546"}, "IP protocols": {"-sO", "-p", "2,6,17,47,50,200"},
+		"SYN": {"-sS", "-p", "22,80,81,82"}, "ACK": {"-sA", "-p", "22,80,81"}, "FIN": {"-sF", "-p", "22,80,81"},
+		"UDP": {"-sU", "-p", "53,68,81,82,546"}, "IP protocols": {"-sO", "-p", "2,6,17,47,50,200"},
 	} {
 		t.Run("nmap "+name, func(t *testing.T) {
 			args = append([]string{"-6"}, args...)
