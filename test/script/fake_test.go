@@ -136,12 +136,18 @@ func copyFile(to io.Writer, path string) {
 	to.Write(text) //nolint:errcheck // a reader that has gone needs nothing
 }
 
+// wanted says whether a fake that runs on still has a script and a parent:
+// nothing may be left behind, however anchord ended.
+func wanted() bool {
+	_, err := os.Stat(home())
+	return err == nil && os.Getppid() != 1
+}
+
 // monitor lives until it is ended or orphaned and prints what a script writes
 // into fake/<tool>-monitor.
 func monitor(tool string) {
 	path := filepath.Join(home(), tool+"-monitor")
-	parent := os.Getppid()
-	for printed := 0; os.Getppid() == parent; time.Sleep(10 * time.Millisecond) {
+	for printed := 0; wanted(); time.Sleep(10 * time.Millisecond) {
 		text, _ := os.ReadFile(path)
 		if len(text) > printed {
 			os.Stdout.Write(text[printed:]) //nolint:errcheck // as in copyFile
@@ -156,8 +162,7 @@ func monitor(tool string) {
 func udhcpc(args []string) int {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
-	parent, seen := os.Getppid(), ""
-	for os.Getppid() == parent {
+	for seen := ""; wanted(); {
 		select {
 		case <-term:
 			record("udhcpc", []string{"(ended by TERM)"}, "")
