@@ -243,6 +243,9 @@ func (d *Docker) Follow(ctx context.Context, fire func(anchord.Source, time.Time
 func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.Source, time.Time)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := d.reachable(ctx); err != nil {
+		return explain("following docker's events", err)
+	}
 	messages, errs := d.client.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("type", "container"), filters.Arg("type", "network"),
 		filters.Arg("event", "start"), filters.Arg("event", "die"), filters.Arg("event", "destroy"),
@@ -274,6 +277,19 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 			return explain("following docker's events", err)
 		}
 	}
+}
+
+// reachable asks whether anybody answers. The client tells that it could not
+// subscribe only some time after Events has returned, which looks like success.
+// Anything but a failed connection is left to the subscription: a socket proxy
+// may refuse this question.
+func (d *Docker) reachable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := d.client.Ping(ctx); client.IsErrConnectionFailed(err) {
+		return err
+	}
+	return nil
 }
 
 // lookAgain looks some more times after a death: Engine 20.10 tells of it first
