@@ -39,7 +39,7 @@ func nativeExample(s *site) {
 		s.Errorf("the address %s is not of the DHCP server's pool", lease.Addr)
 	}
 	p.commandsAnswer(lease)
-	s.within(patience, start, "Docker calls anchord healthy", func(context.Context) error {
+	s.within(2*patience, time.Now(), "Docker calls anchord healthy", func(context.Context) error {
 		if h := p.inspect("anchord").State.Health; h == nil || h.Status != container.Healthy {
 			return fmt.Errorf("its health is %+v", h)
 		}
