@@ -139,6 +139,7 @@ func (w *world) cableBox(s setup) {
 		w.box.sysctl("net.ipv6.conf.lan0.accept_ra", "2")
 	} else {
 		w.box.sysctl("net.ipv6.conf.lan0.disable_ipv6", "1")
+		w.box.sysctl("net.ipv6.conf.transit0.disable_ipv6", "1")
 	}
 	w.box.ip("link set lan0 up\n")
 	if s.bootstrap != "" {
