@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 // the end of its input.
 func startReaper() error {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), reaperFor+"=1")
+	cmd.Env = append(os.Environ(), reaperFor+"="+strconv.Itoa(os.Getpid()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if _, err := cmd.StdinPipe(); err != nil {
 		return err
@@ -49,9 +50,8 @@ func startReaper() error {
 }
 
 func reap() {
-	parent := os.Getppid()
 	io.Copy(io.Discard, os.Stdin)
-	for os.Getppid() == parent {
+	for strconv.Itoa(os.Getppid()) == os.Getenv(reaperFor) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	// Its end and its being seen as dead are not one moment.
