@@ -17,7 +17,8 @@ type verdict string
 const (
 	met    verdict = "met"
 	missed verdict = "MISSED"
-	none   verdict = "" // nothing is promised: it explains another row
+	unsure verdict = "not shown" // too little was done for a promise of zero
+	none   verdict = ""          // nothing is promised: it explains another row
 )
 
 func verdictOf(ok bool) verdict {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,7 +16,7 @@ import (
 const (
 	rounds      = 5
 	copyFor     = 3 * time.Second
-	connectFor  = 2 * time.Second
+	connectFor  = 1500 * time.Millisecond
 	floodPort   = servicePort
 	copyPort    = servicePort + 1
 	publicCopy  = publicPort + 1
@@ -34,8 +35,9 @@ func throughput(ctx context.Context, b *bench) error {
 		return err
 	}
 	var copies, connects pairs
+	var bare []float64
 	for range rounds {
-		if err := w.round(ctx, &copies, &connects); err != nil {
+		if err := w.round(ctx, &copies, &connects, &bare); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
@@ -46,6 +48,7 @@ func throughput(ctx context.Context, b *bench) error {
 	b.table.detail("median of each", fmt.Sprintf("%.1f / %.1f Gbit/s", median(copies.through)*8/1e9, median(copies.plain)*8/1e9))
 	b.table.add("new connections through DNAT / plain routing", ">= 0.9", connects.ratios().String(), verdictOf(connects.ratios().median() >= 0.9))
 	b.table.detail("median of each", fmt.Sprintf("%.0f / %.0f per second", median(connects.through), median(connects.plain)))
+	b.table.detail("for comparison: one DNAT rule and nothing else / plain routing", pairs{connects.plain, bare}.ratios().String())
 	return nil
 }
 
@@ -99,7 +102,7 @@ func discard(l net.Listener) {
 }
 
 // round measures plain routing, then with anchord's rules.
-func (w *world) round(ctx context.Context, copies, connects *pairs) error {
+func (w *world) round(ctx context.Context, copies, connects *pairs, bare *[]float64) error {
 	service := serviceAddr(0)
 	for _, way := range []struct {
 		rules         bool
@@ -143,7 +146,33 @@ func (w *world) round(ctx context.Context, copies, connects *pairs) error {
 			}
 		}
 	}
-	return nil
+	perSecond, err := w.bareConnects(ctx)
+	*bare = append(*bare, perSecond)
+	return err
+}
+
+// bareTable is the least that leads a port to a service: what of the cost is
+// the kernel's own translation, whoever asks for it.
+const bareTable = `table ip bare {
+	chain prerouting {
+		type nat hook prerouting priority dstnat;
+		iifname lan0 tcp dport 8000 dnat to 10.213.1.1:80
+	}
+}
+`
+
+func (w *world) bareConnects(ctx context.Context) (float64, error) {
+	if _, err := w.box.run(bareTable, "nft", "-f", "-"); err != nil {
+		return 0, err
+	}
+	to := netip.AddrPortFrom(netip.MustParseAddr(extAddr), publicPort)
+	err := w.reachable(ctx, to.String())
+	var perSecond float64
+	if err == nil {
+		perSecond, err = floodFor(w.client, to, connectFor)
+	}
+	_, gone := w.box.run("delete table ip bare\n", "nft", "-f", "-")
+	return perSecond, errors.Join(err, gone)
 }
 
 // copy sends for a while on one connection and gives bytes per second as they
