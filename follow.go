@@ -40,7 +40,8 @@ type Follower struct {
 
 	gateways PerFamily[netip.Addr] // last good
 	set      PerFamily[Route]      // installed by us
-	failed   string
+	failed   episode
+	failing  bool // in the last round
 	retry    time.Duration
 }
 
@@ -73,7 +74,7 @@ func (f *Follower) Run(ctx context.Context) {
 
 // next is when to look again: after a failure with growing pauses.
 func (f *Follower) next() time.Duration {
-	if f.failed == "" {
+	if !f.failing {
 		f.retry = 0
 		return f.Interval
 	}
@@ -155,6 +156,9 @@ func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []
 		return fmt.Errorf("the network-anchor's address %s is on no network of this namespace: attach both to one network", want.Gateway)
 	}
 	if err := f.Routes.ReplaceRoute(ctx, want); err != nil {
+		if ctx.Err() != nil {
+			f.set[family] = want // interrupted by the stop: it may be in all the same
+		}
 		return err
 	}
 	fields := Fields{"family": family.String(), "gateway": want.Gateway.String(), "iface": want.Iface}
@@ -167,16 +171,11 @@ func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []
 	return nil
 }
 
-// report logs a failure once, until it changes or ends.
 func (f *Follower) report(o FollowOutcome) {
-	message := ""
-	if o.Err != nil {
-		message = o.Err.Error()
+	f.failing = o.Err != nil
+	if news, _ := f.failed.next(o.Err); news {
+		f.Reporter.Event(Error, EventGatewayUnresolved, o.Err.Error(), nil)
 	}
-	if message != "" && message != f.failed {
-		f.Reporter.Event(Error, EventGatewayUnresolved, message, nil)
-	}
-	f.failed = message
 	f.Reporter.Followed(o)
 }
 
