@@ -237,3 +237,15 @@ func TestFollowerRemovesItsOwnRoutesOnly(t *testing.T) {
 	}
 	wantDid(t, "stop", f.effects(), "unroute 10.213.0.2 eth1")
 }
+
+func TestFollowerStoppedWhileItSetsTheRoute(t *testing.T) {
+	f := newFollower()
+	f.Follower.Trigger = anchord.NewTrigger()
+	ctx, cancel := context.WithCancel(t.Context())
+	f.interrupt = cancel
+	f.Follower.Run(ctx)
+	if err := f.Follower.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantDid(t, "stop", f.effects(), "route 10.213.0.2 eth1", "unroute 10.213.0.2 eth1")
+}

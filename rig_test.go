@@ -31,6 +31,7 @@ type rig struct {
 	tables    bool // they stand
 	flows     map[anchord.Protocol][]anchord.Flow
 	client    anchord.DHCPClient
+	interrupt func() // if set, called while a route is being set, which then fails
 }
 
 var errBroken = errors.New("broken")
@@ -190,6 +191,10 @@ func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, li
 
 func (g *rig) ReplaceRoute(_ context.Context, r anchord.Route) error {
 	err := g.effect("route %s %s", r.Gateway, r.Iface)
+	if g.interrupt != nil {
+		g.interrupt()
+		return context.Canceled
+	}
 	if err == nil {
 		g.change(func() { g.w.Routes[r.Family] = []anchord.Route{r} })
 	}

@@ -151,18 +151,23 @@ func TestChangesInTheKernel(t *testing.T) {
 		rules(""), rules("", smtp), rules("", smtpNew, web), rules("\t\tcounter\n", web, span), rules("", wider), rules("", within, smtp), rules("\t\ttcp dport 22 accept\n", span),
 	}
 	var script strings.Builder
-	var steps []string
-	serial := uint32(0)
-	step := func(what, text string) {
-		serial++
-		steps = append(steps, what)
+	type step struct {
+		what string
+		want int // ruleset that stands after it
+	}
+	var steps []step
+	run := func(what, text string, want int) {
+		steps = append(steps, step{what, want})
 		fmt.Fprintf(&script, "nft -f - <<'END'\n%sEND\nnft list ruleset; echo ====\n", text)
 	}
-	for i, from := range all {
-		for j, to := range all {
-			step(fmt.Sprintf("create %d", i), Script(from, 1))
-			step(fmt.Sprintf("%d to %d", i, j), updateScript(from, to, 1))
-			step(fmt.Sprintf("create %d", j), Script(to, 1))
+	for i, rs := range all {
+		run(fmt.Sprintf("creating %d", i), Script(rs, 1), i)
+	}
+	for i, a := range all {
+		run(fmt.Sprintf("creating %d again", i), Script(a, 1), i)
+		for j, b := range all[:i] {
+			run(fmt.Sprintf("changing %d to %d", i, j), updateScript(a, b, 1), j)
+			run(fmt.Sprintf("changing %d to %d", j, i), updateScript(b, a, 1), i)
 		}
 	}
 	out, err := exec.Command("unshare", "--net", "sh", "-ec", script.String()).CombinedOutput()
@@ -170,9 +175,9 @@ func TestChangesInTheKernel(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	listings := strings.Split(string(out), "====\n")
-	for i := 1; i < len(steps); i += 3 {
-		if settled(listings[i]) != settled(listings[i+1]) {
-			t.Errorf("from ruleset %s left:\n%s\nwant:\n%s", steps[i], listings[i], listings[i+1])
+	for i, s := range steps {
+		if settled(listings[i]) != settled(listings[s.want]) {
+			t.Errorf("%s left:\n%s\nwant:\n%s", s.what, listings[i], listings[s.want])
 		}
 	}
 }
