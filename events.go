@@ -15,6 +15,7 @@ const (
 	EventRulesetApplied     = "ruleset.applied"
 	EventRulesetDrift       = "ruleset.drift"
 	EventDockerConnected    = "docker.connected"
+	EventDockerEventsLost   = "docker.events_lost"
 	EventDockerLost         = "docker.lost"
 	EventExtMissing         = "network.ext_missing"
 	EventTransitMissing     = "network.transit_missing"

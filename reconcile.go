@@ -137,8 +137,8 @@ type Reconciler struct {
 	routed    [2]Route   // default routes that were set last
 	flowsDue  bool       // flows have to be checked (again)
 	retry     time.Duration
-	failed    string // what was reported last of reconciling
-	refused   string // and of the lease file
+	failed    episode // of reconciling
+	refused   episode // of the lease file
 	outcome   Outcome
 }
 
@@ -177,9 +177,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // of the namespace would answer the LAN. Tables that a killed predecessor
 // left standing are better than closed, and stay until then.
 func (r *Reconciler) close(ctx context.Context) {
-	standing, err := r.Tables.Standing(ctx)
-	r.inherited = standing
-	r.reportFailure(errors.Join(err, r.applyRuleset(ctx)))
+	// What fails here fails again, and is reported, in the first reconcile.
+	r.inherited, _ = r.Tables.Standing(ctx)
+	_ = r.applyRuleset(ctx)
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -29,21 +29,32 @@ func containerField(n Notice) Fields {
 	return Fields{"container": n.Container}
 }
 
-// reportFailure logs a failure once, until it changes or ends.
+// episode is a time of trouble: each of its messages is told once, and that
+// it is over.
+type episode struct{ told map[string]bool }
+
+// next says whether err is news, or whether its being nil ends the episode.
+func (e *episode) next(err error) (news, over bool) {
+	if err == nil {
+		over = len(e.told) > 0
+		e.told = nil
+		return false, over
+	}
+	news = !e.told[err.Error()]
+	if e.told == nil {
+		e.told = map[string]bool{}
+	}
+	e.told[err.Error()] = true
+	return news, false
+}
+
 func (r *Reconciler) reportFailure(err error) {
-	message := ""
-	if err != nil {
-		message = err.Error()
+	switch news, over := r.failed.next(err); {
+	case news:
+		r.Reporter.Event(Error, EventReconcileFailed, err.Error(), nil)
+	case over:
+		r.Reporter.Event(Info, EventReconcileRecovered, "the last look and all changes succeeded again", nil)
 	}
-	if message == r.failed {
-		return
-	}
-	r.failed = message
-	if err != nil {
-		r.Reporter.Event(Error, EventReconcileFailed, message, nil)
-		return
-	}
-	r.Reporter.Event(Info, EventReconcileRecovered, "the last look and all changes succeeded again", nil)
 }
 
 func (r *Reconciler) reportLease(old, lease Lease) {
@@ -71,16 +82,11 @@ func (r *Reconciler) reportLease(old, lease Lease) {
 	r.Reporter.Event(Info, EventDHCPBound, "the DHCP server gave the project an address", fields)
 }
 
-// reportRefusal logs once that a lease file cannot be used.
+// reportRefusal tells that a lease file cannot be used.
 func (r *Reconciler) reportRefusal(err error) {
-	message := ""
-	if err != nil {
-		message = err.Error()
+	if news, _ := r.refused.next(err); news {
+		r.Reporter.Event(Error, EventDHCPRefused, err.Error(), nil)
 	}
-	if err != nil && message != r.refused {
-		r.Reporter.Event(Error, EventDHCPRefused, message, nil)
-	}
-	r.refused = message
 }
 
 // reportExpiry logs that the lease ran out unrenewed.

@@ -25,7 +25,8 @@ type DHCP4 struct {
 	mu      sync.Mutex
 	running anchord.DHCPClient
 	child   group
-	offered string // address asked for last; used by line only
+	// What the client said last; used by its one goroutine only.
+	offered, lastLine string
 }
 
 // Run makes exactly this client run; nil means none. A client that runs
@@ -67,6 +68,7 @@ func (d *DHCP4) Stop(context.Context) error {
 
 // line picks from udhcpc's chatter what no hook is told.
 func (d *DHCP4) line(line string) {
+	d.lastLine = line
 	if _, rest, found := strings.Cut(line, "select for "); found {
 		d.offered, _, _ = strings.Cut(rest, ",")
 	}
@@ -78,7 +80,13 @@ func (d *DHCP4) line(line string) {
 }
 
 func (d *DHCP4) exited(err error, again time.Duration) {
-	d.Observe(anchord.Warn, anchord.EventDHCPFailed, "no DHCP server answered; asking again", anchord.Fields{"again_in_s": again.Round(100 * time.Millisecond).Seconds(), "client": err.Error()})
+	message := "the DHCP client failed; starting it again"
+	if strings.Contains(d.lastLine, "no lease") {
+		message = "no DHCP server answered; asking again"
+	}
+	d.Observe(anchord.Warn, anchord.EventDHCPFailed, message, anchord.Fields{
+		"again_in_s": again.Round(100 * time.Millisecond).Seconds(), "error": err.Error(), "client": d.lastLine,
+	})
 }
 
 // Timings of one try, in udhcpc's units: DISCOVERs a try, seconds between

@@ -216,22 +216,28 @@ func readNetwork(n network.Inspect) anchord.Network {
 }
 
 // Follow tells fire what moves in Docker, until ctx ends. The stream is taken
-// up again whenever it breaks; after each connect everything is looked at
-// once more, so that nothing in between is lost. connected is told of each
-// change between connected (nil) and not.
-func (d *Docker) Follow(ctx context.Context, fire func(anchord.Source, time.Time), connected func(error)) {
+// up again whenever it breaks; after each break and each connect everything is
+// looked at once more, so that nothing in between is lost. subscribed is told
+// of each try to connect: nil, or why it failed.
+func (d *Docker) Follow(ctx context.Context, fire func(anchord.Source, time.Time), subscribed func(error)) {
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = 200*time.Millisecond, 5*time.Second
 	for ctx.Err() == nil {
+		up := false
 		err := d.followOnce(ctx, func() {
+			up = true
 			pauses.Reset()
-			connected(nil)
+			subscribed(nil)
 			fire(anchord.SourceContainers|anchord.SourceSelf, time.Time{})
 		}, fire)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return
+		case up:
+			fire(anchord.SourceContainers, time.Time{})
+		default:
+			subscribed(err)
 		}
-		connected(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pauses.NextBackOff()):

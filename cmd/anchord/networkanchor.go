@@ -64,6 +64,8 @@ type networkAnchor struct {
 	changed    time.Time // last time that the ruleset changed
 	dockerErr  error
 	dockerSeen bool // it was reported whether Docker answers
+	eventsErr  error
+	eventsTold bool
 	ready      bool
 }
 
@@ -158,7 +160,7 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	}
 	group.Go(func() error { return n.leases.Follow(ctx, n.trigger.Fire) })
 	group.Go(func() error {
-		n.docker.Follow(ctx, n.trigger.Fire, n.dockerConnected)
+		n.docker.Follow(ctx, n.trigger.Fire, n.dockerSubscribed)
 		return nil
 	})
 }
@@ -200,7 +202,7 @@ func (n *networkAnchor) Event(level anchord.Level, event, message string, fields
 func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 	n.metrics.reconciled(o)
 	if o.Source&(anchord.SourceContainers|anchord.SourceSelf) != 0 {
-		n.dockerConnected(o.DockerErr)
+		n.dockerAsked(o.DockerErr)
 	}
 	n.mu.Lock()
 	n.last = o
@@ -215,12 +217,15 @@ func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 	}
 }
 
-// dockerConnected is told, from the listing and from the event stream,
-// whether Docker answers; changes are logged.
-func (n *networkAnchor) dockerConnected(err error) {
+// dockerAsked is told whether Docker could be asked; changes are logged. That
+// events cannot be followed is told only where the rest works.
+func (n *networkAnchor) dockerAsked(err error) {
 	n.mu.Lock()
 	changed := !n.dockerSeen || (err == nil) != (n.dockerErr == nil)
 	n.dockerSeen, n.dockerErr = true, err
+	eventsErr := n.eventsErr
+	tellEvents := err == nil && eventsErr != nil && !n.eventsTold
+	n.eventsTold = n.eventsTold || tellEvents
 	n.mu.Unlock()
 	value := 1.0
 	if err != nil {
@@ -232,6 +237,20 @@ func (n *networkAnchor) dockerConnected(err error) {
 		n.log.Event(anchord.Error, anchord.EventDockerLost, "docker cannot be asked: what is exposed stays as it is, and changes are not seen until it can", anchord.Fields{"error": err.Error()})
 	case changed:
 		n.log.Event(anchord.Info, anchord.EventDockerConnected, "docker can be asked", nil)
+	}
+	if tellEvents {
+		n.log.Event(anchord.Error, anchord.EventDockerEventsLost, "docker's events cannot be followed: changes are seen only on the poll", anchord.Fields{"error": eventsErr.Error(), "poll_s": n.reconciler.Config.PollInterval.Seconds()})
+	}
+}
+
+// dockerSubscribed is told of each try to follow Docker's events.
+func (n *networkAnchor) dockerSubscribed(err error) {
+	n.mu.Lock()
+	again := err == nil && n.eventsTold
+	n.eventsErr, n.eventsTold = err, n.eventsTold && err != nil
+	n.mu.Unlock()
+	if again {
+		n.log.Event(anchord.Info, anchord.EventDockerConnected, "docker's events are followed again", nil)
 	}
 }
 
