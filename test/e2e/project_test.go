@@ -3,7 +3,9 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
 )
@@ -128,6 +132,28 @@ func (p *project) started(service string) time.Time {
 		p.Fatal(err)
 	}
 	return at
+}
+
+// startEvent is when Docker told of a service's start last, which on a busy
+// machine can be long after the container's own word for it.
+func (p *project) startEvent(service string) time.Time {
+	p.Helper()
+	messages, errs := p.engine.Client().Events(p.ctx, events.ListOptions{
+		Since: "0", Until: fmt.Sprint(time.Now().Unix() + 1),
+		Filters: filters.NewArgs(filters.Arg("container", p.inspect(service).ID), filters.Arg("event", "start")),
+	})
+	var at time.Time
+	for {
+		select {
+		case m := <-messages:
+			at = time.Unix(0, m.TimeNano)
+		case err := <-errs:
+			if !errors.Is(err, io.EOF) || at.IsZero() {
+				p.Fatalf("docker has no start event of %s: %v", service, err)
+			}
+			return at
+		}
+	}
 }
 
 // transitAddr is a service's address behind anchord.

@@ -233,7 +233,7 @@ services:
 
 func (p *project) followed(what string, f *flow, service string) {
 	p.Helper()
-	took := f.answeredBy(p, service).Sub(p.started(service))
+	took := f.answeredBy(p, service).Sub(p.startEvent(service))
 	p.Logf("%s: answered %v after the start", what, took)
 	if took > time.Second {
 		p.Errorf("%s: the flow was answered by the new container %v after its start, want at most 1 s", what, took)
