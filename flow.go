@@ -22,6 +22,7 @@ type FlowMatch struct {
 	Protocol                    Protocol
 	OrigDst, ReplySrc, ReplyDst netip.Addr
 	Port                        uint16 // original destination port
+	ReplyPort                   uint16 // the answerer's
 }
 
 // StaleFlows returns what selects those flows to the namespace's own
@@ -41,7 +42,7 @@ func StaleFlows(f Family, p Protocol, flows []Flow, own []netip.Addr, entries []
 		if mapped && flow.ReplySrc == backend && flow.ReplyPort == port {
 			continue
 		}
-		m := FlowMatch{Family: f, Protocol: p, OrigDst: flow.OrigDst, ReplySrc: flow.ReplySrc, Port: flow.OrigPort}
+		m := FlowMatch{Family: f, Protocol: p, OrigDst: flow.OrigDst, ReplySrc: flow.ReplySrc, Port: flow.OrigPort, ReplyPort: flow.ReplyPort}
 		if !slices.Contains(stale, m) {
 			stale = append(stale, m)
 		}

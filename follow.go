@@ -38,11 +38,16 @@ type Follower struct {
 		Followed(o FollowOutcome)
 	}
 
-	gateways PerFamily[netip.Addr] // last good
-	set      PerFamily[Route]      // installed by us
-	failed   episode
-	failing  bool // in the last round
-	retry    time.Duration
+	gateways   PerFamily[netip.Addr] // last good
+	set        PerFamily[Route]      // installed by us
+	failed     episode
+	failing    bool  // in the last round
+	unresolved error // of the last lookup, until the next
+	retry      time.Duration
+
+	links    []Link // as seen at lookedAt
+	routes   PerFamily[[]Route]
+	lookedAt time.Time
 }
 
 // SourceNames asks to resolve the network-anchor's name again.
@@ -58,7 +63,7 @@ func (f *Follower) Run(ctx context.Context) {
 	look := time.NewTimer(0)
 	defer look.Stop()
 	for {
-		source := SourceNames | SourceKernel
+		source := SourceNames
 		select {
 		case <-ctx.Done():
 			return
@@ -84,22 +89,40 @@ func (f *Follower) next() time.Duration {
 
 func (f *Follower) round(ctx context.Context, source Source) {
 	var o FollowOutcome
-	var errs []error
-	links, err := f.Kernel.Links(ctx)
-	errs = append(errs, err)
+	err := f.look(ctx, source)
+	errs := []error{err}
 	if source&SourceNames != 0 && !f.pinned() {
-		errs = append(errs, f.resolve(ctx, links, &o))
+		f.unresolved = f.resolve(ctx, f.links, &o)
 	}
-	routes, err := f.Kernel.DefaultRoutes(ctx)
-	errs = append(errs, err)
+	errs = append(errs, f.unresolved)
 	if err == nil {
 		for _, family := range Families {
-			errs = append(errs, f.keep(ctx, family, links, routes[family], &o))
+			errs = append(errs, f.keep(ctx, family, f.links, f.routes[family], &o))
 		}
 	}
 	if o.Err = errors.Join(errs...); ctx.Err() == nil {
 		f.report(o)
 	}
+}
+
+// safetyNet is how often the kernel is looked at though nothing moved.
+const safetyNet = 30 * time.Second
+
+// look asks the kernel again, if something moved in it or after a failure.
+func (f *Follower) look(ctx context.Context, source Source) error {
+	if source&SourceKernel == 0 && !f.failing && time.Since(f.lookedAt) < safetyNet {
+		return nil
+	}
+	links, err := f.Kernel.Links(ctx)
+	if err != nil {
+		return err
+	}
+	routes, err := f.Kernel.DefaultRoutes(ctx)
+	if err != nil {
+		return err
+	}
+	f.links, f.routes, f.lookedAt = links, routes, time.Now()
+	return nil
 }
 
 // resolve looks the name up; the last good address of a family stays.
@@ -168,6 +191,7 @@ func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []
 		f.Reporter.Event(Info, EventRouteSet, "the default route leads to the network-anchor", fields)
 	}
 	o.Replaced[family], o.Present[family], f.set[family] = true, true, want
+	f.routes[family] = []Route{want}
 	return nil
 }
 

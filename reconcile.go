@@ -102,7 +102,7 @@ type Outcome struct {
 const (
 	// coalesce is how long a reconcile keeps the next one waiting: the first
 	// event acts at once, those right behind it are joined.
-	coalesce = 10 * time.Millisecond
+	coalesce = 5 * time.Millisecond
 	retryMin = time.Second
 )
 
@@ -126,7 +126,7 @@ type Reconciler struct {
 	Trigger    *Trigger
 
 	seen      Observation
-	selfOK    bool // seen.Self holds
+	selfOK    bool // Docker has told who we are and what there is
 	wrote     bool // seen.Links or seen.Routes were changed by us since
 	memory    Memory
 	applied   *Ruleset // in the kernel, nil if none
@@ -235,13 +235,14 @@ func (r *Reconciler) lookAtDocker(ctx context.Context, source Source) {
 			r.outcome.DockerErr = err
 			return
 		}
-		r.seen.Self, r.selfOK = self, true
+		r.seen.Self = self
 	}
 	if source&(SourceSelf|SourceContainers) == 0 {
 		return
 	}
 	identity, err := r.Config.Identify(r.seen.Self)
 	if err != nil {
+		r.selfOK = true
 		return // Decide says it
 	}
 	containers, err := r.Docker.Containers(ctx, identity.Scope)
@@ -249,7 +250,7 @@ func (r *Reconciler) lookAtDocker(ctx context.Context, source Source) {
 		r.outcome.DockerErr = err
 		return
 	}
-	r.seen.Containers = containers
+	r.seen.Containers, r.selfOK = containers, true
 }
 
 func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
@@ -526,7 +527,7 @@ func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
 	}
 	for _, f := range Families {
 		for _, p := range Protocols {
-			if !r.flowsDue && slices.Equal(entriesOf(before, f, p), entriesOf(r.state, f, p)) {
+			if !r.flowsDue && !mayLeaveStale(p, entriesOf(before, f, p), entriesOf(r.state, f, p)) {
 				continue
 			}
 			errs = append(errs, r.endStale(ctx, f, p, own))
@@ -535,6 +536,19 @@ func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
 	err := errors.Join(errs...)
 	r.flowsDue = err != nil
 	return err
+}
+
+// mayLeaveStale says whether a change of entries can leave flows behind: a new
+// TCP port cannot, since whoever tried it before was told that it is closed.
+func mayLeaveStale(p Protocol, before, now []Entry) bool {
+	if p == UDP {
+		return !slices.Equal(before, now)
+	}
+	kept := make(map[Entry]bool, len(now))
+	for _, e := range now {
+		kept[e] = true
+	}
+	return slices.ContainsFunc(before, func(e Entry) bool { return !kept[e] })
 }
 
 func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []netip.Addr) error {

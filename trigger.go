@@ -29,6 +29,7 @@ type Trigger struct {
 	wake   chan struct{}
 }
 
+// NewTrigger makes a trigger that nobody has fired yet.
 func NewTrigger() *Trigger { return &Trigger{wake: make(chan struct{}, 1)} }
 
 // Fire asks for a reconcile. at is when Docker says the cause happened, or

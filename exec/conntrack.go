@@ -43,6 +43,9 @@ func (c Conntrack) End(ctx context.Context, m anchord.FlowMatch) error {
 	if m.Port != 0 {
 		args = append(args, "--orig-port-dst", strconv.Itoa(int(m.Port)))
 	}
+	if m.ReplyPort != 0 {
+		args = append(args, "--reply-port-src", strconv.Itoa(int(m.ReplyPort)))
+	}
 	if _, err := c.Runner.Run(ctx, "", args...); err != nil && !isNotFound(err) {
 		return fmt.Errorf("ending tracked flows: %w", err)
 	}

@@ -32,8 +32,11 @@ type CommandError struct {
 
 func (e *CommandError) Error() string {
 	detail := oneLine(e.Stderr)
-	if detail == "" {
+	switch {
+	case detail == "":
 		detail = e.Err.Error()
+	case errors.Is(e.Err, context.DeadlineExceeded):
+		detail += " (and did not end in time)"
 	}
 	return fmt.Sprintf("%s: %s%s", strings.Join(e.Args, " "), detail, e.advice())
 }

@@ -18,10 +18,16 @@ func sets(f anchord.Family, s anchord.State) []anchord.Set {
 	for _, p := range anchord.Protocols {
 		single := anchord.Set{Table: table, Name: anchord.DNATMap(p, false)}
 		ranges := anchord.Set{Table: table, Name: anchord.DNATMap(p, true)}
-		open := anchord.Set{Table: table, Name: "open_" + string(p)}
+		openSingle := anchord.Set{Table: table, Name: "open_" + string(p)}
+		openRanges := anchord.Set{Table: table, Name: "open_" + string(p) + "_ranges"}
 		for _, e := range s.Entries {
 			if e.Family != f || e.Protocol != p {
 				continue
+			}
+			// Ranges apart: nft reads every set of intervals before each change.
+			open := &openSingle
+			if e.First != e.Last {
+				open = &openRanges
 			}
 			open.Elements = append(open.Elements, anchord.Element{Key: e.Ports(), Text: e.Ports()})
 			if e.First != e.Last && !e.Shifted() {
@@ -32,7 +38,7 @@ func sets(f anchord.Family, s anchord.State) []anchord.Set {
 		}
 		all = append(all, single, ranges)
 		if p == anchord.TCP {
-			all = append(all, open)
+			all = append(all, openSingle, openRanges)
 		}
 	}
 	return all

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
@@ -80,7 +81,7 @@ func (d *Docker) inspectSelf(ctx context.Context) (container.InspectResponse, er
 		if err == nil && raw.ContainerJSONBase != nil && raw.Config != nil {
 			return raw, nil
 		}
-		if err != nil && !client.IsErrNotFound(err) {
+		if err != nil && !cerrdefs.IsNotFound(err) {
 			return raw, explain("inspecting our own container", err)
 		}
 	}
@@ -265,17 +266,24 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 		up()
 	}
 	// The engine may answer before it has subscribed us: look once more.
-	again := time.AfterFunc(time.Second, func() { fire(anchord.SourceContainers, time.Time{}) })
-	defer again.Stop()
+	later := time.NewTimer(time.Second)
+	defer later.Stop()
 	for {
 		select {
 		case m := <-messages:
-			if s := d.concerns(m); s != 0 {
+			switch s := d.concerns(m); {
+			case s == 0:
+			case m.Type == events.NetworkEventType && s&anchord.SourceSelf == 0:
+				later.Reset(networkDelay)
+			default:
+				later.Stop()
 				fire(s, time.Unix(0, m.TimeNano))
 				if m.Action == events.ActionDie {
 					lookAgain(ctx, fire)
 				}
 			}
+		case <-later.C:
+			fire(anchord.SourceContainers, time.Time{})
 		case err := <-errs:
 			if err == nil {
 				err = errors.New("the stream ended")
@@ -297,6 +305,11 @@ func (d *Docker) reachable(ctx context.Context) error {
 	}
 	return nil
 }
+
+// networkDelay keeps the look that a network event asks for waiting: most often
+// it is one of a container about to start or just ended, whose own event
+// comes within the delay and must not find a look in its way.
+const networkDelay = 100 * time.Millisecond
 
 // lookAgain looks some more times after a death: Engine 20.10 tells of it first
 // and goes on listing the container as running, for up to 0.7 s as measured.

@@ -10,7 +10,7 @@ import (
 
 // printHelp shows what a command does and every variable that it reads, with
 // its default and meaning; of the program itself, the commands.
-func printHelp(options kong.HelpOptions, ctx *kong.Context) error {
+func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	node := ctx.Selected()
 	if node == nil || len(ctx.Args) == 0 || strings.HasPrefix(ctx.Args[0], "-") {
 		return printOverview(ctx)

@@ -169,7 +169,7 @@ func TestASilentDHCPServerDelaysNothing(t *testing.T) {
 func TestTheAddressThatDockerGaveIsKept(t *testing.T) {
 	t.Parallel()
 	const given = "198.51.100.60"
-	for _, mode := range []string{"auto", "bootstrap", "slaac-ra-only"} {
+	for _, mode := range []string{"auto", "bootstrap"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, setup{bootstrap: given})
@@ -313,80 +313,5 @@ func TestHostileDHCPOptions(t *testing.T) {
 			}
 			a.log() // fails on a broken line
 		})
-	}
-}
-
-func TestClasslessStaticRoutes(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, setup{})
-	srv := w.startDHCPD(firstIP, shortLease)
-	srv.change(func(d *dhcpd) {
-		// 203.0.113.128/25 by the client and the default by the router: with
-		// option 121 the router option does not count (RFC 3442).
-		d.gateway = netip.MustParseAddr(plainIP)
-		d.extra = option(121, string([]byte{25, 203, 0, 113, 128, 198, 51, 100, 20, 0, 198, 51, 100, 1}))
-	})
-	a := w.anchord().ready()
-	eventually(t, hang, w.hasOnly(firstIP))
-	eventually(t, deadline, w.box.hasRoute("default via "+routerIP+" dev lan0"))
-	eventually(t, deadline, func() error {
-		if out := w.box.run("ip", "route", "show", "203.0.113.128/25"); !strings.Contains(out, "via "+clientIP) {
-			return fmt.Errorf("the route is %q", out)
-		}
-		return nil
-	})
-	a.terminate()
-	if out := w.box.run("ip", "route", "show", "203.0.113.128/25"); out != "" {
-		t.Errorf("left behind: %q", out)
-	}
-}
-
-func TestDNSForTheProject(t *testing.T) {
-	t.Parallel()
-	for name, env := range map[string][]string{"from the lease": nil, "from ANCHORD_DNS": {"ANCHORD_DNS=" + outsideIP}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, setup{})
-			w.startDHCPD(firstIP, shortLease)
-			resolver, want := "198.51.100.53", "lease "+firstIP
-			w.router.ip("addr add 198.51.100.53/32 dev eth0\n")
-			w.router.serveUDP("lease", resolver+":53")
-			w.router.serveTCP("lease", resolver+":53")
-			w.outside.serveUDP("variable", ":53")
-			w.outside.serveTCP("variable", ":53")
-			if env != nil {
-				want = "variable " + firstIP
-			}
-			app := w.backend("app", 10, "")
-			w.anchord(env...).ready()
-			eventually(t, hang, w.hasOnly(firstIP))
-			eventually(t, deadline, app.answers("udp", transitGW+":53", want))
-			eventually(t, deadline, app.answers("tcp", boxIP+":53", want))
-			if err := w.client.silent("udp", firstIP+":53")(); err != nil {
-				t.Errorf("the LAN is served too: %v", err)
-			}
-		})
-	}
-}
-
-func TestAVLANChildOfItsOwn(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, setup{})
-	w.plug(w.box, "parent0", "br-lan")
-	w.docker.Disconnect(w.boxID, lanNetwork)
-	w.box.run("ip", "link", "delete", "lan0")
-	w.sw.run("ip", "link", "set", "box-paren", "promisc", "on")
-	w.box.run("ip", "link", "set", "parent0", "promisc", "on")
-	w.startDHCPD(firstIP, shortLease)
-	web := w.backend("web", 10, "tcp/80")
-	web.serveTCP("web", ":80")
-	a := w.anchord("ANCHORD_VLAN_PARENT=parent0").ready()
-	eventually(t, hang, w.client.answers("tcp", firstIP+":80", "web "+clientIP))
-	if out := w.box.run("ip", "-d", "link", "show", "anchord-ext"); !strings.Contains(out, "macvlan mode bridge") {
-		t.Errorf("the child is %s", out)
-	}
-	a.terminate()
-	if out, err := w.box.try("ip", "link", "show", "anchord-ext"); err == nil {
-		t.Errorf("the child is left: %s", out)
 	}
 }

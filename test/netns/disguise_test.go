@@ -189,7 +189,7 @@ func TestARefusalQuotesThePacketAsItArrived(t *testing.T) {
 	for _, n := range []*ns{r.plain, r.box} {
 		n.sysctl("net.ipv4.icmp_ratelimit", "0")
 	}
-	for _, ttl := range []int{1, 2, 30, 51, 64, 128, 255} {
+	for _, ttl := range []int{1, 2, 30, 64, 128, 255} {
 		t.Run(fmt.Sprint(ttl), func(t *testing.T) {
 			for _, target := range []string{plainIP, r.ext} {
 				errs := r.client.capture("eth0", "icmp[icmptype] == icmp-unreach and src host "+target)

@@ -139,7 +139,7 @@ func TestTheRulesetReadsLikeDocumentation(t *testing.T) {
 	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 	for _, family := range []string{"ip anchord_v4", "ip6 anchord_v6"} {
 		out := r.box.run("nft", "list table "+family)
-		for _, want := range []string{"map dnat_tcp ", "map dnat_udp ", web.name, "counter", "project " + project + " "} {
+		for _, want := range []string{"map dnat_tcp ", "map dnat_udp ", web.name, "counter", "a Compose project as one server"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("table %s has no %q", family, want)
 			}

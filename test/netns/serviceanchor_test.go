@@ -2,7 +2,6 @@ package netns_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -196,63 +195,6 @@ func TestServiceAnchorAsksAgainAtOnceWhenTheGatewayFalls(t *testing.T) {
 			return fmt.Errorf("the neighbour is %q", out)
 		})
 	}, app.hasRoute(via("10.213.0.3")))
-}
-
-func TestServiceAnchorRestoresWhatItFound(t *testing.T) {
-	t.Parallel()
-	for name, routes := range map[string]string{
-		"as Docker sets them": "route add default via " + transitGW + " dev transit0\nroute add default via fd5a:1::1 dev transit0 metric 1024\n",
-		"with attributes":     "route add default via " + transitGW + " dev transit0 proto static metric 7 mtu 1400 src 10.213.0.10\nroute add default via fd5a:1::1 dev transit0 proto static metric 9 mtu 1400\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			restores(t, routes)
-		})
-	}
-}
-
-func restores(t *testing.T, routes string) {
-	w := newWorld(t, setup{})
-	app := w.internalApp("app", 10)
-	app.ns.ip(routes)
-	original4, original6 := app.run("ip", "route", "show"), app.run("ip", "-6", "route", "show")
-	h := w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP+","+boxIP6)
-	eventually(t, hang, func() error {
-		out := app.run("ip", "route", "get", outsideIP) + app.run("ip", "-6", "route", "get", outsideIP6)
-		if !strings.Contains(out, "via "+boxIP+" ") || !strings.Contains(out, "via "+boxIP6+" ") {
-			return fmt.Errorf("routes: %q", out)
-		}
-		return nil
-	})
-	h.ready()
-	h.terminate()
-	if got := app.run("ip", "route", "show"); got != original4 {
-		t.Errorf("the routes are\n%swere\n%s", got, original4)
-	}
-	if got := app.run("ip", "-6", "route", "show"); got != original6 {
-		t.Errorf("the IPv6 routes are\n%swere\n%s", got, original6)
-	}
-}
-
-func TestServiceAnchorIsASecondNameserver(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, setup{internal: true})
-	app := w.internalApp("app", 10)
-	original, _ := os.ReadFile(w.resolvConf())
-	h := w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP)
-	eventually(t, hang, app.hasRoute(via(boxIP)))
-	eventually(t, deadline, func() error {
-		text, _ := os.ReadFile(h.resolv)
-		first, second := strings.Index(string(text), "nameserver 127.0.0.11"), strings.Index(string(text), "nameserver "+boxIP)
-		if first < 0 || second < first {
-			return fmt.Errorf("resolv.conf is\n%s", text)
-		}
-		return nil
-	})
-	h.terminate()
-	if text, _ := os.ReadFile(h.resolv); string(text) != string(original) {
-		t.Errorf("resolv.conf is\n%swas\n%s", text, original)
-	}
 }
 
 // The whole of the second pattern: an internal transit, a network-anchor, and a
