@@ -3,6 +3,7 @@ package anchord_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -194,6 +195,10 @@ func TestFiveRoundsWithoutBackendWarnOnce(t *testing.T) {
 		s, m = w.decide(t, auto(), m)
 		wantNotices(t, s)
 	}
+	// Events alone can make five rounds of one second's recreation.
+	s, m = w.decide(t, auto(), m)
+	wantNotices(t, s)
+	w.Now += 10 * time.Second
 	s, m = w.decide(t, auto(), m)
 	wantNotices(t, s, []string{anchord.EventNoBackends, "anchord.expose", "project shop", "shop_transit"})
 	first := s.Notices[0]

@@ -24,8 +24,9 @@ type Observation struct {
 // flap.
 type Memory struct {
 	Shared        Shared
-	EmptyRounds   int        // reconciles since the start without any backend
-	LeasedGateway netip.Addr // the router that a lease named last
+	EmptyRounds   int           // reconciles in a row without any backend
+	EmptySince    time.Duration // boot time of the first of them
+	LeasedGateway netip.Addr    // the router that a lease named last
 }
 
 // State is what the namespace shall look like: the outcome of one decision.
@@ -234,17 +235,23 @@ func (d *decision) expose() {
 	d.countEmpty(len(d.state.Entries) == 0, names(attached))
 }
 
-// patience is the number of reconciles without a backend after which the
-// user is told what to check.
-const patience = 5
+// After patience reconciles without a backend the user is told what to check;
+// not within a grace that covers the recreation of a project's only service.
+const (
+	patience = 5
+	grace    = 10 * time.Second
+)
 
 func (d *decision) countEmpty(empty bool, networks string) {
 	if !empty {
 		d.memory.EmptyRounds = 0
 		return
 	}
+	if d.memory.EmptyRounds == 0 {
+		d.memory.EmptySince = d.o.Now
+	}
 	d.memory.EmptyRounds++
-	if d.memory.EmptyRounds >= patience {
+	if d.memory.EmptyRounds >= patience && d.o.Now-d.memory.EmptySince >= grace {
 		d.notice(Warn, EventNoBackends, "", "no container is exposed: check that the services carry the label %s, run, belong to %s, and are on one of: %s",
 			LabelExpose, d.state.Identity, networks)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,9 +30,10 @@ type Docker struct {
 	// own lists what may name our own container, best first.
 	own []string
 
-	mu    sync.Mutex
-	id    string        // our own container's id, once known
-	scope anchord.Scope // as listed last: events of others are passed over
+	listing listing
+
+	mu sync.Mutex
+	id string // our own container's id, once known
 }
 
 // NewDocker connects to the engine at host (DOCKER_HOST syntax), with the API
@@ -103,17 +105,22 @@ func explain(what string, err error) error {
 
 // Containers lists the running containers in scope, with one request; only
 // where one of them shares the namespace of a container outside the scope, a
-// second request asks for that one.
+// second request asks for that one. Where all that moved since the last answer
+// is that some containers started, the request asks for these alone: the
+// engine takes milliseconds to list fifty.
 func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord.Container, error) {
-	d.mu.Lock()
-	d.scope = scope
-	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	containers, err := d.list(ctx, labelFilter(scope))
+	started := d.listing.begin(scope)
+	f := labelFilter(scope)
+	for _, id := range started {
+		f.Add("id", id)
+	}
+	containers, err := d.list(ctx, f)
 	if err != nil {
 		return nil, err
 	}
+	containers = d.listing.end(started, containers)
 	missing := missingOwners(containers)
 	if missing.Len() == 0 {
 		return containers, nil
@@ -122,7 +129,7 @@ func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord
 	if err != nil {
 		return nil, err
 	}
-	return append(containers, owners...), nil
+	return append(slices.Clone(containers), owners...), nil
 }
 
 func (d *Docker) list(ctx context.Context, f filters.Args) ([]anchord.Container, error) {
@@ -271,16 +278,18 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 	for {
 		select {
 		case m := <-messages:
-			switch s := d.concerns(m); {
-			case s == 0:
-			case m.Type == events.NetworkEventType && s&anchord.SourceSelf == 0:
-				later.Reset(networkDelay)
-			default:
-				later.Stop()
-				fire(s, time.Unix(0, m.TimeNano))
-				if m.Action == events.ActionDie {
-					lookAgain(ctx, fire)
-				}
+			s := d.concerns(m)
+			if s == 0 {
+				continue
+			}
+			d.listing.note(m)
+			later.Reset(afterwards)
+			if m.Type == events.NetworkEventType && s&anchord.SourceSelf == 0 {
+				continue
+			}
+			fire(s, time.Unix(0, m.TimeNano))
+			if m.Action == events.ActionDie {
+				lookAgain(ctx, fire)
 			}
 		case <-later.C:
 			fire(anchord.SourceContainers, time.Time{})
@@ -306,10 +315,11 @@ func (d *Docker) reachable(ctx context.Context) error {
 	return nil
 }
 
-// networkDelay keeps the look that a network event asks for waiting: most often
-// it is one of a container about to start or just ended, whose own event
-// comes within the delay and must not find a look in its way.
-const networkDelay = 100 * time.Millisecond
+// afterwards is when everything is looked at once more after an event. It is
+// the only look that a network event of others asks for: most often the event
+// is one of a container about to start or just ended, whose own event comes
+// within this time and must not find a look in its way.
+const afterwards = 100 * time.Millisecond
 
 // lookAgain looks some more times after a death: Engine 20.10 tells of it first
 // and goes on listing the container as running, for up to 0.7 s as measured.
@@ -327,9 +337,10 @@ func lookAgain(ctx context.Context, fire func(anchord.Source, time.Time)) {
 // container of others.
 func (d *Docker) concerns(m events.Message) anchord.Source {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	own := d.id
+	d.mu.Unlock()
 	if m.Type == events.NetworkEventType {
-		if m.Actor.Attributes["container"] == d.id && d.id != "" {
+		if m.Actor.Attributes["container"] == own && own != "" {
 			return anchord.SourceContainers | anchord.SourceSelf | anchord.SourceKernel
 		}
 		// A container's own start and die say what its networks say; but a
@@ -337,7 +348,7 @@ func (d *Docker) concerns(m events.Message) anchord.Source {
 		// message does not tell whose it is.
 		return anchord.SourceContainers
 	}
-	if len(d.scope.Labels) > 0 && !d.scope.Matches(m.Actor.Attributes) {
+	if !d.listing.mayList(m.Actor.Attributes) {
 		return 0
 	}
 	return anchord.SourceContainers

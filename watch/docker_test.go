@@ -113,7 +113,7 @@ func TestNamespaceOwnersOutsideTheScopeAreAskedFor(t *testing.T) {
 }
 
 func TestEventsThatConcernUs(t *testing.T) {
-	d := &Docker{id: "self", scope: anchord.ProjectScope("shop")}
+	d := &Docker{id: "self", listing: listing{scope: anchord.ProjectScope("shop")}}
 	message := func(kind events.Type, attributes map[string]string) events.Message {
 		return events.Message{Type: kind, Actor: events.Actor{Attributes: attributes}}
 	}
