@@ -64,11 +64,14 @@ func ParseExpose(label string) ([]Exposure, error) {
 		return nil, nil
 	}
 	var exposures []Exposure
+	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
 	for _, entry := range strings.Split(label, ",") {
 		entry = strings.TrimSpace(entry)
 		e, reason := parseEntry(entry)
 		if reason == "" {
-			reason = overlapReason(exposures, e)
+			if holder, free := taken[e.Protocol].add(claim{exposure: e}); !free {
+				reason = fmt.Sprintf("overlaps the entry %q of the same label", holder.exposure)
+			}
 		}
 		if reason != "" {
 			return nil, &LabelError{Label: LabelExpose, Entry: entry, Reason: reason}
@@ -135,13 +138,4 @@ func parsePort(s string) (uint16, string) {
 		return 0, fmt.Sprintf("port %q is not a number from 1 to 65535", s)
 	}
 	return uint16(n), ""
-}
-
-func overlapReason(earlier []Exposure, e Exposure) string {
-	for _, o := range earlier {
-		if o.Protocol == e.Protocol && o.First <= e.Last && e.First <= o.Last {
-			return fmt.Sprintf("overlaps the entry %q of the same label", o)
-		}
-	}
-	return ""
 }

@@ -31,7 +31,7 @@ func TestStaleFlows(t *testing.T) {
 		{"still right", anchord.TCP, []anchord.Flow{flow("192.0.2.77", 80, "10.213.0.5", 8080)}, nil},
 		{"right inside a range", anchord.TCP, []anchord.Flow{flow("192.0.2.77", 1005, "10.213.0.5", 1005)}, nil},
 		{"right inside a shifted range", anchord.UDP, []anchord.Flow{flow("192.0.2.77", 105, "10.213.0.6", 205)}, nil},
-		{"another backend now", anchord.TCP, []anchord.Flow{flow("192.0.2.77", 80, "10.213.0.9", 8080)}, []anchord.FlowMatch{match(anchord.TCP, flow("192.0.2.77", 80, "10.213.0.9", 8080))}},
+		{"another backend now", anchord.TCP, []anchord.Flow{flow("192.0.2.77", 80, "10.213.0.9", 8080)}, []anchord.FlowMatch{{Protocol: anchord.TCP, OrigDst: addr("192.0.2.77"), ReplySrc: addr("10.213.0.9")}}},
 		{"another backend port now", anchord.TCP, []anchord.Flow{flow("192.0.2.77", 80, "10.213.0.5", 80)}, []anchord.FlowMatch{match(anchord.TCP, flow("192.0.2.77", 80, "10.213.0.5", 80))}},
 		{"wrong inside a shifted range", anchord.UDP, []anchord.Flow{flow("192.0.2.77", 105, "10.213.0.6", 105)}, []anchord.FlowMatch{match(anchord.UDP, flow("192.0.2.77", 105, "10.213.0.6", 105))}},
 		{"mapping gone", anchord.TCP, []anchord.Flow{flow("192.0.2.77", 443, "10.213.0.5", 443)}, []anchord.FlowMatch{match(anchord.TCP, flow("192.0.2.77", 443, "10.213.0.5", 443))}},

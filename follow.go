@@ -178,7 +178,7 @@ func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []
 	if want.Iface == "" {
 		return fmt.Errorf("the network-anchor's address %s is on no network of this namespace: attach both to one network", want.Gateway)
 	}
-	if err := f.Routes.ReplaceRoute(ctx, want); err != nil {
+	if err := settle(ctx, f.Routes, want, has); err != nil {
 		if ctx.Err() != nil {
 			f.set[family] = want // interrupted by the stop: it may be in all the same
 		}

@@ -27,6 +27,8 @@ type Lease struct {
 	Obtained time.Duration
 	Boot     string // id of the boot that Obtained counts from
 	Ignored  []string
+	// Released says that we gave it back: it may be asked for again, no more.
+	Released bool
 }
 
 // Infinite says that the lease has no end.
@@ -40,7 +42,7 @@ func (l Lease) Remaining(now time.Duration) time.Duration {
 
 // ValidAt says whether the lease holds at now, in the boot called boot.
 func (l Lease) ValidAt(now time.Duration, boot string) bool {
-	if !l.Address.IsValid() || l.Boot != boot {
+	if !l.Address.IsValid() || l.Boot != boot || l.Released {
 		return false
 	}
 	return l.Infinite() || l.Remaining(now) > 0

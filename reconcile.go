@@ -127,6 +127,8 @@ type Reconciler struct {
 
 	seen      Observation
 	selfOK    bool // Docker has told who we are and what there is
+	linksOK   bool // the kernel has told its interfaces
+	undo      undoing
 	wrote     bool // seen.Links or seen.Routes were changed by us since
 	memory    Memory
 	applied   *Ruleset // in the kernel, nil if none
@@ -179,6 +181,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) close(ctx context.Context) {
 	// What fails here fails again, and is reported, in the first reconcile.
 	r.inherited, _ = r.Tables.Standing(ctx)
+	r.flowsDue = true // whatever a predecessor left
 	_ = r.applyRuleset(ctx)
 }
 
@@ -197,9 +200,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 	r.outcome = Outcome{Source: source, EventAt: since}
 	r.lookAtDocker(ctx, source)
 	lookErr := r.look(ctx, source)
-	// Before Docker has told who and where we are, the box stays closed.
+	if ctx.Err() != nil {
+		return nil // what was interrupted is no failure, and no news
+	}
+	// Before Docker and the kernel have told who and where we are, the box
+	// stays closed.
 	var state State
-	if r.selfOK {
+	if r.selfOK && r.linksOK {
 		var err error
 		if state, r.memory, err = r.Config.Decide(r.seen, r.memory); err != nil {
 			return err
@@ -275,7 +282,7 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 	if err != nil {
 		return err
 	}
-	r.seen.Links, r.seen.Routes, r.wrote = links, routes, false
+	r.seen.Links, r.seen.Routes, r.wrote, r.linksOK = links, routes, false, true
 	return nil
 }
 
@@ -311,6 +318,7 @@ func (r *Reconciler) lookAtLease(source Source) {
 func (r *Reconciler) apply(ctx context.Context, before State) error {
 	ruleErr := r.applyRuleset(ctx)
 	if r.applied == nil {
+		r.flowsDue = true
 		return ruleErr // no address without a ruleset
 	}
 	err := errors.Join(
@@ -379,7 +387,7 @@ func (r *Reconciler) applyMAC(ctx context.Context) error {
 func (r *Reconciler) announce(ctx context.Context, iface string, a netip.Addr) {
 	go func() {
 		if err := r.Neighbours.Announce(ctx, iface, a); err != nil && ctx.Err() == nil {
-			r.Reporter.Event(Warn, EventReconcileFailed, err.Error(), nil)
+			r.Reporter.Event(Warn, EventAnnounceFailed, err.Error(), nil)
 		}
 	}()
 }
@@ -389,6 +397,7 @@ func (r *Reconciler) applyGateways(ctx context.Context) error {
 	var errs []error
 	for _, t := range r.state.Transits {
 		for _, p := range t.Gateways {
+			r.undo.gateway(t.Iface, p)
 			if r.link(t.Iface).has(p) {
 				continue
 			}
@@ -429,6 +438,9 @@ func (r *Reconciler) applyExternal(ctx context.Context) error {
 	var route *Route
 	if !present || len(others) > 0 {
 		route = r.wantedRoute(V4)
+	}
+	if want.Prefix == r.state.Lease.Address {
+		r.undo.leased = ifaceAddr{link.Name, want.Prefix}
 	}
 	if err := r.Addresses.Readdress(ctx, link.Name, want.Prefix, lifetime, others, route); err != nil {
 		return err
@@ -484,7 +496,7 @@ func (r *Reconciler) applyRoutes(ctx context.Context) error {
 			r.routed[want.Family] = want
 			continue
 		}
-		if err := r.Routes.ReplaceRoute(ctx, want); err != nil {
+		if err := settle(ctx, r.Routes, want, has); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -497,21 +509,25 @@ func (r *Reconciler) applyRoutes(ctx context.Context) error {
 // their old address.
 func (r *Reconciler) applyNeighbours(ctx context.Context) error {
 	var errs []error
-	macs := map[netip.Addr]string{}
-	for _, e := range r.state.Entries {
-		if e.BackendMAC == "" || macs[e.Backend] != "" {
-			continue
-		}
-		macs[e.Backend] = e.BackendMAC
-		if old := r.macs[e.Backend]; old == "" || old == e.BackendMAC {
-			continue
-		}
-		if err := r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC); err != nil {
-			errs = append(errs, err)
-			macs[e.Backend] = r.macs[e.Backend] // to be tried again
-		}
+	if r.macs == nil {
+		r.macs = map[netip.Addr]string{}
 	}
-	r.macs = macs
+	tried := map[netip.Addr]bool{}
+	for _, e := range r.state.Entries {
+		old := r.macs[e.Backend]
+		if e.BackendMAC == "" || old == e.BackendMAC || tried[e.Backend] {
+			continue
+		}
+		if old != "" {
+			tried[e.Backend] = true
+			if err := r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC); err != nil {
+				errs = append(errs, err)
+				continue // to be tried again, in the next round
+			}
+		}
+		// Kept when the backend goes: its address comes back with another.
+		r.macs[e.Backend] = e.BackendMAC
+	}
 	return errors.Join(errs...)
 }
 
@@ -556,12 +572,16 @@ func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []n
 	if err != nil {
 		return err
 	}
+	told := map[netip.Addr]bool{}
 	for _, m := range StaleFlows(f, p, flows, own, r.state.Entries) {
 		if err := r.Flows.End(ctx, m); err != nil {
 			return err
 		}
 		r.outcome.Flushes[f]++
-		r.Reporter.Event(Info, EventFlowsFlushed, "flows of an old backend were ended", Fields{"proto": string(p), "port": m.Port, "was": m.ReplySrc.String()})
+		if !told[m.ReplySrc] {
+			told[m.ReplySrc] = true
+			r.Reporter.Event(Info, EventFlowsFlushed, "flows that lead elsewhere now were ended", Fields{"proto": string(p), "was": m.ReplySrc.String()})
+		}
 	}
 	return nil
 }
@@ -605,32 +625,4 @@ func (r *Reconciler) finish(err error, start time.Time) {
 		r.retry = min(max(2*r.retry, retryMin), r.Config.PollInterval)
 	}
 	r.Reporter.Reconciled(r.outcome)
-}
-
-// Stop undoes what the reconciler did to the namespace: the client releases
-// its lease while the address is still there, then the routes, the addresses
-// and last the tables go, so that nothing is open in between.
-func (r *Reconciler) Stop(ctx context.Context) error {
-	errs := []error{r.stopStep("DHCP client stopped, lease released", r.DHCP.Stop(ctx))}
-	for _, route := range r.state.Routes {
-		errs = append(errs, r.stopStep("default route removed", r.Routes.DeleteRoute(ctx, route)))
-	}
-	if leased := r.state.Lease.Address; leased.IsValid() {
-		errs = append(errs, r.stopStep("leased address removed", r.Addresses.RemoveAddress(ctx, r.state.Ext, leased)))
-	}
-	for _, t := range r.state.Transits {
-		for _, p := range t.Gateways {
-			errs = append(errs, r.stopStep("gateway address removed", r.Addresses.RemoveAddress(ctx, t.Iface, p)))
-		}
-	}
-	return errors.Join(append(errs, r.stopStep("ruleset removed", r.Tables.Remove(ctx)))...)
-}
-
-func (r *Reconciler) stopStep(what string, err error) error {
-	if err != nil {
-		r.Reporter.Event(Warn, EventStopping, "not done: "+what+": "+err.Error(), nil)
-		return err
-	}
-	r.Reporter.Event(Info, EventStopping, what, nil)
-	return nil
 }

@@ -111,7 +111,7 @@ func TestEachStepMayFailAndTheOthersGoOn(t *testing.T) {
 		"readdress lan0 192.0.2.77/24 for 1h0m0s without 192.0.2.9/24 via 192.0.2.1",
 		"end  dst=192.0.2.9 src= reply-dst= port=0", "end  dst= src= reply-dst=192.0.2.9 port=0",
 		"route 2001:db8::1 lan0", "neighbour transit0 10.213.0.5 02:42:cc:00:00:01",
-		"end tcp dst=192.0.2.77 src=10.213.0.4 reply-dst= port=80",
+		"end tcp dst=192.0.2.77 src=10.213.0.4 reply-dst= port=0",
 	}
 	for _, failing := range []string{"", "mac", "address", "readdress", "route", "neighbour", "flows"} {
 		t.Run("failing: "+failing, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestFlowsAreEndedOnceTheNewRulesAreInNotBefore(t *testing.T) {
 	g.change(func() { g.fails["rules"] = errBroken })
 	g.wantEffects(t, anchord.SourceContainers, "rules lan0 !")
 	g.change(func() { delete(g.fails, "rules") })
-	g.wantEffects(t, anchord.SourceContainers, "rules lan0", "end tcp dst=192.0.2.77 src=10.213.0.5 reply-dst= port=80")
+	g.wantEffects(t, anchord.SourceContainers, "rules lan0", "end tcp dst=192.0.2.77 src=10.213.0.5 reply-dst= port=0")
 }
 
 func TestFlowsOfOthersLiveOn(t *testing.T) {

@@ -91,7 +91,7 @@ func (r *Reconciler) reportRefusal(err error) {
 
 // reportExpiry logs that the lease ran out unrenewed.
 func (r *Reconciler) reportExpiry(next State) {
-	if r.state.Lease.Address.IsValid() && !next.Lease.Address.IsValid() && r.seen.Lease.Address.IsValid() {
+	if r.state.Lease.Address.IsValid() && !next.Lease.Address.IsValid() && r.seen.Lease.Address.IsValid() && !r.seen.Lease.ValidAt(r.seen.Now, r.seen.Boot) {
 		r.Reporter.Event(Error, EventDHCPLost, "the lease ran out: no DHCP server renewed it; asking on", Fields{"address": r.state.Lease.Address.String()})
 	}
 }

@@ -1,6 +1,10 @@
 package anchord
 
-import "net/netip"
+import (
+	"context"
+	"net/netip"
+	"slices"
+)
 
 // Route is a default route of one family.
 type Route struct {
@@ -11,6 +15,10 @@ type Route struct {
 	// address of the interface says so.
 	OnLink bool
 	Source GatewaySource
+	// Metric and Advertised are the kernel's: its preference, less is more,
+	// and whether a router advertisement made the route.
+	Metric     int
+	Advertised bool
 }
 
 // Same says whether two routes lead the same way.
@@ -38,6 +46,9 @@ func (d *decision) defaultRoutes() {
 		return
 	}
 	for _, f := range Families {
+		if f == V6 && d.advertised() {
+			continue // the kernel keeps what the router says
+		}
 		gateway, source := d.gateway(f)
 		if !gateway.IsValid() || !d.extHas(f) {
 			continue
@@ -57,6 +68,21 @@ func (d *decision) gateway(f Family) (netip.Addr, GatewaySource) {
 		return d.config.Gateways[f], FromConfig
 	}
 	return d.ext.Network.Gateway(f), FromDocker
+}
+
+// advertised says whether a router on ext has named itself for IPv6.
+func (d *decision) advertised() bool {
+	return slices.ContainsFunc(d.o.Routes[V6], func(r Route) bool { return r.Advertised && r.Iface == d.state.Ext })
+}
+
+// settle puts a family's default route right, given those that there are. One
+// that is there and yet not the first is in the shadow of another's, which
+// has to go: replacing ours again would change nothing.
+func settle(ctx context.Context, routes Routes, want Route, has []Route) error {
+	if len(has) > 1 && slices.ContainsFunc(has[1:], want.Same) {
+		return routes.DeleteRoute(ctx, has[0])
+	}
+	return routes.ReplaceRoute(ctx, want)
 }
 
 // extHas says whether ext has, or is about to get, an address of the family.

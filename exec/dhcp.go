@@ -19,6 +19,9 @@ type DHCP4 struct {
 	LeaseDir   string
 	Boot       string // id of this boot, for the lease file
 	BackoffMax time.Duration
+	// Ended is called when a client was ended on purpose and has given its
+	// lease back.
+	Ended func()
 	// Observe is told what the client does.
 	Observe func(anchord.Level, string, string, anchord.Fields)
 
@@ -27,6 +30,7 @@ type DHCP4 struct {
 	child   group
 	// What the client said last; used by its one goroutine only.
 	offered, lastLine string
+	hookTold          map[string]bool
 }
 
 // Run makes exactly this client run; nil means none. A client that runs
@@ -41,7 +45,7 @@ func (d *DHCP4) Run(c *anchord.DHCPClient, last netip.Addr) {
 	if want == d.running {
 		return
 	}
-	d.child.stop()
+	d.end()
 	d.running = want
 	if c == nil {
 		return
@@ -61,14 +65,32 @@ func (d *DHCP4) Run(c *anchord.DHCPClient, last netip.Addr) {
 func (d *DHCP4) Stop(context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.end()
+	return nil
+}
+
+func (d *DHCP4) end() {
+	if d.running == (anchord.DHCPClient{}) {
+		return
+	}
 	d.child.stop()
 	d.running = anchord.DHCPClient{}
-	return nil
+	if d.Ended != nil {
+		d.Ended()
+	}
 }
 
 // line picks from udhcpc's chatter what no hook is told.
 func (d *DHCP4) line(line string) {
 	d.lastLine = line
+	if !strings.HasPrefix(line, "udhcpc: ") && !d.hookTold[line] {
+		if d.hookTold == nil {
+			d.hookTold = map[string]bool{}
+		}
+		d.hookTold[line] = true
+		d.Observe(anchord.Error, anchord.EventDHCPHookFailed, "the DHCP hook could not write the lease down (is ANCHORD_RUN_DIR writable, and not full?): "+line, nil)
+		return
+	}
 	if _, rest, found := strings.Cut(line, "select for "); found {
 		d.offered, _, _ = strings.Cut(rest, ",")
 	}

@@ -78,7 +78,10 @@ func (i IP) DefaultRoutes(ctx context.Context) (anchord.PerFamily[[]anchord.Rout
 }
 
 func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
-	var raw []struct{ Gateway, Dev string }
+	var raw []struct {
+		Gateway, Dev, Protocol string
+		Metric                 int
+	}
 	if len(strings.TrimSpace(string(out))) == 0 {
 		return nil, nil
 	}
@@ -89,7 +92,7 @@ func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
 	for _, r := range raw {
 		// A route without gateway is kept too: it has to be replaced.
 		gateway, _ := netip.ParseAddr(r.Gateway)
-		routes = append(routes, anchord.Route{Family: f, Gateway: gateway, Iface: r.Dev})
+		routes = append(routes, anchord.Route{Family: f, Gateway: gateway, Iface: r.Dev, Metric: r.Metric, Advertised: r.Protocol == "ra"})
 	}
 	return routes, nil
 }
@@ -192,12 +195,18 @@ func (i IP) DeleteRoute(ctx context.Context, r anchord.Route) error {
 }
 
 func routeArgs(verb string, r anchord.Route) []string {
-	args := []string{"route", verb, "default", "via", r.Gateway.String()}
+	args := []string{"route", verb, "default"}
+	if r.Gateway.IsValid() {
+		args = append(args, "via", r.Gateway.String())
+	}
 	if r.Iface != "" {
 		args = append(args, "dev", r.Iface)
 	}
 	if r.OnLink {
 		args = append(args, "onlink")
+	}
+	if r.Metric != 0 {
+		args = append(args, "metric", strconv.Itoa(r.Metric))
 	}
 	return args
 }

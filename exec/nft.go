@@ -3,6 +3,7 @@ package exec
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -34,9 +35,14 @@ func (n *NFT) Apply(ctx context.Context, next anchord.Ruleset) error {
 	n.serial++
 	if n.applied != nil {
 		script := updateScript(*n.applied, next, n.serial)
-		if _, err := n.run(ctx, script); err == nil {
+		_, err := n.run(ctx, script)
+		if err == nil {
 			n.applied = &next
 			return nil
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			n.applied = nil
+			return fmt.Errorf("applying ruleset: %w", err)
 		}
 		// The tables are not what we left: begin afresh, in the same call.
 	}

@@ -18,7 +18,7 @@ import (
 
 // Runner runs one command to its end. Its zero value is ready to use.
 type Runner struct {
-	// Timeout ends a command that hangs; 0 means 30 s.
+	// Timeout ends a command that hangs; 0 means 10 s.
 	Timeout time.Duration
 }
 
@@ -85,7 +85,7 @@ func (r Runner) Run(ctx context.Context, stdin string, args ...string) ([]byte, 
 func (r Runner) stream(ctx context.Context, stdin string, stdout io.Writer, args ...string) error {
 	timeout := r.Timeout
 	if timeout == 0 {
-		timeout = 30 * time.Second
+		timeout = 10 * time.Second
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

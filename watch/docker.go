@@ -50,7 +50,7 @@ func NewDocker(host string, own []string) (*Docker, error) {
 func (d *Docker) Close() error { return d.client.Close() }
 
 // requestTimeout ends a request that an engine does not answer.
-const requestTimeout = 10 * time.Second
+const requestTimeout = 3 * time.Second
 
 // Self inspects our own container and the networks that it is on.
 func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
@@ -270,10 +270,11 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 	case err := <-errs:
 		return explain("following docker's events", err)
 	default:
+		d.listing.void()
 		up()
 	}
 	// The engine may answer before it has subscribed us: look once more.
-	later := time.NewTimer(time.Second)
+	later, waiting := time.NewTimer(time.Second), true
 	defer later.Stop()
 	for {
 		select {
@@ -283,7 +284,11 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 				continue
 			}
 			d.listing.note(m)
-			later.Reset(afterwards)
+			// Never put off: on a busy engine something always moves.
+			if !waiting {
+				later.Reset(afterwards)
+				waiting = true
+			}
 			if m.Type == events.NetworkEventType && s&anchord.SourceSelf == 0 {
 				continue
 			}
@@ -292,6 +297,7 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 				lookAgain(ctx, fire)
 			}
 		case <-later.C:
+			waiting = false
 			fire(anchord.SourceContainers, time.Time{})
 		case err := <-errs:
 			if err == nil {

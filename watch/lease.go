@@ -21,6 +21,8 @@ type LeaseDir struct{ Path string }
 const (
 	leaseFile = "udhcpc.lease" // the last lease
 	nakFile   = "udhcpc.nak"   // the last refusal
+	// That the last lease was given back; written by anchord, not by a hook.
+	releasedFile = "udhcpc.released"
 )
 
 // maxLeaseFile is far beyond what the kernel lets an environment be useful
@@ -41,7 +43,27 @@ func (d LeaseDir) Lease() (anchord.Lease, error) {
 	if err == nil && nak.Boot == file.Boot && nak.At > file.At {
 		return anchord.Lease{}, nil
 	}
-	return file.Lease()
+	lease, err := file.Lease()
+	released, missing := d.read(releasedFile)
+	lease.Released = missing == nil && released.Boot == file.Boot && released.At >= file.At
+	return lease, err
+}
+
+// MarkReleased notes at uptime that the last lease was given back, so that a
+// next start may ask for its address but not use it unasked.
+func (d LeaseDir) MarkReleased(uptime time.Duration, boot string) error {
+	if _, err := os.Stat(filepath.Join(d.Path, leaseFile)); err != nil {
+		return nil // there is none
+	}
+	text := fmt.Sprintf("event=released\x00uptime=%.2f\x00ANCHORD_BOOT=%s\x00", uptime.Seconds(), boot)
+	tmp := filepath.Join(d.Path, "."+releasedFile)
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("noting the release: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(d.Path, releasedFile)); err != nil {
+		return fmt.Errorf("noting the release: %w", err)
+	}
+	return nil
 }
 
 func (d LeaseDir) read(name string) (anchord.LeaseFile, error) {

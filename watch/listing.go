@@ -40,6 +40,13 @@ func (l *listing) note(m events.Message) {
 	}
 }
 
+// void makes the next listing ask for all: what moved is not known.
+func (l *listing) void() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.whole, l.voided = false, true
+}
+
 // begin returns the only containers to ask for, or none to ask for all. Until
 // end is told the answer, the last listing is void.
 func (l *listing) begin(scope anchord.Scope) []string {

@@ -43,5 +43,5 @@ func plain(host string, err error) error {
 	case dns.IsNotFound:
 		return fmt.Errorf("no host is called %q", host)
 	}
-	return fmt.Errorf("the resolver %s does not answer for %q", dns.Server, host)
+	return fmt.Errorf("no resolver answers for %q", host)
 }

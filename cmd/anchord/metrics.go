@@ -129,7 +129,7 @@ func (m *networkMetrics) reconciled(o anchord.Outcome) {
 		m.applies.WithLabelValues(result(o.ApplyErr)).Inc()
 	}
 	if o.Applied && o.ApplyErr == nil && !o.EventAt.IsZero() {
-		m.eventToRuleset.Observe(o.AppliedAt.Sub(o.EventAt).Seconds())
+		m.eventToRuleset.Observe(max(0, o.AppliedAt.Sub(o.EventAt).Seconds()))
 	}
 	if o.Drift {
 		m.drift.Inc()

@@ -27,9 +27,6 @@ type networkAnchorCmd struct {
 // dhcpScript is part of the image.
 const dhcpScript = "/usr/share/anchord/udhcpc.script"
 
-// stopTimeout is the whole of a clean stop.
-const stopTimeout = 5 * time.Second
-
 func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer) error {
 	log := newLogger(stdout, c.level())
 	bad := &configError{}
@@ -98,7 +95,10 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 	n.reconciler = &anchord.Reconciler{
 		Config: config, Docker: docker, Kernel: ip, Addresses: ip, Routes: ip, Neighbours: ip,
 		Flows: exec.Conntrack{}, Renderer: renderer, Tables: n.nft, Leases: n.leases,
-		DHCP:     &exec.DHCP4{Script: dhcpScript, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event},
+		DHCP: &exec.DHCP4{
+			Script: dhcpScript, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
+			Ended: func() { n.released(bootID) },
+		},
 		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,
 	}
 	return n, nil
@@ -147,35 +147,75 @@ func (n *networkAnchor) run(ctx context.Context) error {
 // watch starts everything that fires the trigger.
 func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	rules := &watch.Ruleset{Fire: n.trigger.Fire}
+	restarted := false
 	for _, child := range []*exec.Child{
 		{
 			Args:    []string{"ip", "monitor", "link", "address", "route"},
 			Line:    func(string) { n.trigger.Fire(anchord.SourceKernel, time.Time{}) },
 			Started: func() { n.trigger.Fire(anchord.SourceKernel, time.Time{}) },
 		},
-		{Args: []string{"nft", "monitor"}, Line: rules.Line},
+		{Args: []string{"nft", "monitor"}, Line: rules.Line, Started: func() {
+			if restarted { // what happened meanwhile was not seen
+				n.trigger.Fire(anchord.SourceRuleset, time.Time{})
+			}
+			restarted = true
+		}},
 	} {
-		child.Exited = n.childExited(child.Args[0] + " monitor")
+		child.Exited = childExited(n.log, child)
 		group.Go(func() error { child.Run(ctx); return nil })
 	}
-	group.Go(func() error { return n.leases.Follow(ctx, n.trigger.Fire) })
+	group.Go(func() error { n.followLeases(ctx); return nil })
 	group.Go(func() error {
 		n.docker.Follow(ctx, n.trigger.Fire, n.dockerSubscribed)
 		return nil
 	})
 }
 
-func (n *networkAnchor) childExited(what string) func(error, time.Duration) {
+// followLeases looks every second where the directory cannot be watched.
+func (n *networkAnchor) followLeases(ctx context.Context) {
+	err := n.leases.Follow(ctx, n.trigger.Fire)
+	if err == nil {
+		return
+	}
+	n.log.Event(anchord.Warn, anchord.EventLeaseWatchFailed, "lease files are looked at every second instead of at once: "+err.Error(), nil)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			n.trigger.Fire(anchord.SourceLease, time.Time{})
+		}
+	}
+}
+
+// released notes that the DHCP client has given the lease back.
+func (n *networkAnchor) released(boot string) {
+	if err := n.leases.MarkReleased(uptime(), boot); err != nil {
+		n.log.Event(anchord.Warn, anchord.EventStopping, err.Error(), nil)
+	}
+}
+
+// childExited tells the first of a row of ends of a child, with what it said
+// last.
+func childExited(log logger, child *exec.Child) func(error, time.Duration) {
+	last, told := "", map[string]bool{}
+	line := child.Line
+	child.Line = func(text string) { last = text; line(text) }
 	return func(err error, again time.Duration) {
-		n.log.Event(anchord.Warn, anchord.EventChildExited, what+" ended and is started again", anchord.Fields{"error": err.Error(), "again_in_s": again.Seconds()})
+		message := err.Error() + ": " + last
+		if told[message] {
+			return
+		}
+		told[message] = true
+		log.Event(anchord.Warn, anchord.EventChildExited, "a monitor ended; it is started again, from now on without a word", anchord.Fields{"error": err.Error(), "said": last, "again_in_s": again.Round(time.Second).Seconds()})
 	}
 }
 
 func (n *networkAnchor) stop() error {
 	n.log.Event(anchord.Info, anchord.EventStopping, "anchord stops", nil)
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	err := n.reconciler.Stop(ctx)
+	err := n.reconciler.Stop(context.Background())
 	_ = n.docker.Close()
 	if err != nil {
 		n.log.Event(anchord.Error, anchord.EventStopped, "stopped, but not everything could be undone", anchord.Fields{"error": err.Error()})

@@ -55,22 +55,20 @@ func (s *serviceAnchor) run(ctx context.Context) error {
 	monitor := &exec.Child{
 		Args: []string{"ip", "monitor", "label", "address", "route", "neigh"},
 		Line: gateway.Line,
-		Exited: func(err error, again time.Duration) {
-			s.log.Event(anchord.Warn, anchord.EventChildExited, "ip monitor ended and is started again", anchord.Fields{"error": err.Error(), "again_in_s": again.Seconds()})
-		},
 	}
+	monitor.Exited = childExited(s.log, monitor)
 	var wg sync.WaitGroup
 	wg.Go(func() { monitor.Run(ctx) })
 	s.follower.Run(ctx)
 	wg.Wait()
 	s.log.Event(anchord.Info, anchord.EventStopping, "anchord stops", nil)
-	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	stopping, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	if err := s.follower.Stop(stopping); err != nil {
 		s.log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
-	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; the default route is removed", nil)
+	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; what default route was set is removed", nil)
 	return nil
 }
 

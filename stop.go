@@ -1,0 +1,68 @@
+package anchord
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// undoing remembers what the reconciler put into the namespace, whether or
+// not it is still wanted.
+type undoing struct {
+	leased   ifaceAddr
+	gateways []ifaceAddr
+}
+
+type ifaceAddr struct {
+	iface  string
+	prefix netip.Prefix
+}
+
+func (u *undoing) gateway(iface string, p netip.Prefix) {
+	if a := (ifaceAddr{iface, p}); !slices.Contains(u.gateways, a) {
+		u.gateways = append(u.gateways, a)
+	}
+}
+
+// stepTime is what one step of a stop may take, so that one that hangs leaves
+// time for the others.
+const stepTime = 700 * time.Millisecond
+
+// Stop undoes what the reconciler did to the namespace: the client releases
+// its lease while the address is still there, then the routes, the addresses
+// and last the tables go, so that nothing is open in between.
+func (r *Reconciler) Stop(ctx context.Context) error {
+	var errs []error
+	step := func(what string, do func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(ctx, stepTime)
+		defer cancel()
+		if err := do(ctx); err != nil {
+			errs = append(errs, err)
+			r.Reporter.Event(Warn, EventStopping, "not done: "+err.Error(), nil)
+			return
+		}
+		r.Reporter.Event(Info, EventStopping, what, nil)
+	}
+	if r.state.DHCP != nil {
+		what := "DHCP client stopped"
+		if r.state.Lease.Address.IsValid() {
+			what += ", lease released"
+		}
+		step(what, r.DHCP.Stop)
+	}
+	for _, route := range r.routed {
+		if route.Gateway.IsValid() {
+			step("default route removed", func(ctx context.Context) error { return r.Routes.DeleteRoute(ctx, route) })
+		}
+	}
+	if a := r.undo.leased; a.iface != "" {
+		step("leased address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
+	}
+	for _, a := range r.undo.gateways {
+		step("gateway address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
+	}
+	step("ruleset removed", r.Tables.Remove)
+	return errors.Join(errs...)
+}
