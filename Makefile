@@ -18,7 +18,7 @@ help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: deps ## See it work: a LAN, an engine, a project on it (KEEP=1 leaves it up)
+demo: deps ## See it work: a LAN, an engine, a project on it (KEEP=1 leaves it up, in place of an earlier one)
 	go run ./test/demo $(if $(KEEP),-keep)
 
 .PHONY: demo-down

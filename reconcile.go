@@ -127,6 +127,7 @@ type Reconciler struct {
 
 	seen      Observation
 	selfOK    bool // Docker has told who we are and what there is
+	inKernel  []Entry
 	linksOK   bool // the kernel has told its interfaces
 	undo      undoing
 	wrote     bool // seen.Links or seen.Routes were changed by us since
@@ -354,7 +355,7 @@ func (r *Reconciler) applyRuleset(ctx context.Context) error {
 		return err
 	}
 	r.applied = &rs
-	r.Reporter.Event(Info, EventRulesetApplied, "the ruleset is in the kernel", Fields{"entries": len(r.state.Entries), "took_ms": float64(r.outcome.ApplyTook.Microseconds()) / 1000})
+	r.reportApplied()
 	return nil
 }
 

@@ -48,6 +48,37 @@ func (e *episode) next(err error) (news, over bool) {
 	return news, false
 }
 
+// reportApplied tells which ports were opened and closed.
+func (r *Reconciler) reportApplied() {
+	r.Reporter.Event(Info, EventRulesetApplied, "the ruleset is in the kernel", Fields{
+		"entries": len(r.state.Entries), "took_ms": float64(r.outcome.ApplyTook.Microseconds()) / 1000,
+		"opened": without(r.state.Entries, r.inKernel), "closed": without(r.inKernel, r.state.Entries),
+	})
+	r.inKernel = r.state.Entries
+}
+
+// named is how many ports an event names.
+const named = 20
+
+// without describes the entries that are not among others.
+func without(entries, others []Entry) []string {
+	known := make(map[Entry]bool, len(others))
+	for _, e := range others {
+		known[e] = true
+	}
+	list := []string{}
+	for _, e := range entries {
+		if known[e] {
+			continue
+		}
+		if len(list) == named {
+			return append(list, "…")
+		}
+		list = append(list, string(e.Protocol)+"/"+e.Ports()+" "+e.Family.String()+" "+e.Container)
+	}
+	return list
+}
+
 func (r *Reconciler) reportFailure(err error) {
 	switch news, over := r.failed.next(err); {
 	case news:

@@ -92,10 +92,33 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "anchord:", err)
 		return exitUsage
 	}
-	if err := parsed.Run(); err != nil {
+	if err := parsed.Run(strays(parser.Model, os.Environ())); err != nil {
 		return report(err, stderr)
 	}
 	return exitOK
+}
+
+// strayVars are warnings about variables that no mode reads: most often
+// mistyped ones.
+type strayVars []string
+
+func strays(model *kong.Application, environ []string) strayVars {
+	known := map[string]bool{}
+	for _, command := range model.Children {
+		for _, f := range command.Flags {
+			for _, name := range f.Envs {
+				known[name] = true
+			}
+		}
+	}
+	var warnings strayVars
+	for _, pair := range environ {
+		name, _, _ := strings.Cut(pair, "=")
+		if strings.HasPrefix(name, "ANCHORD_") && !known[name] {
+			warnings = append(warnings, name+" means nothing to this version of anchord; anchord network-anchor --help and anchord service-anchor --help list what does")
+		}
+	}
+	return warnings
 }
 
 // report tells an error, unless it was logged already, and returns its exit

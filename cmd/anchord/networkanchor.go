@@ -27,12 +27,12 @@ type networkAnchorCmd struct {
 // dhcpScript is part of the image.
 const dhcpScript = "/usr/share/anchord/udhcpc.script"
 
-func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer) error {
+func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
 	log := newLogger(stdout, c.level())
 	bad := &configError{}
 	c.check(bad)
 	config, backoffMax, warnings := c.config(bad)
-	if err := log.start("network-anchor", bad, warnings); err != nil {
+	if err := log.start("network-anchor", bad, append(warnings, strays...)); err != nil {
 		return err
 	}
 	n, err := newNetworkAnchor(c, config, backoffMax, log)
@@ -67,9 +67,12 @@ type networkAnchor struct {
 }
 
 func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax time.Duration, log logger) (*networkAnchor, error) {
+	if err := takeRunDir(c.RunDir); err != nil {
+		return nil, err
+	}
 	leaseDir := exec.LeaseDir(c.RunDir)
 	if err := os.MkdirAll(leaseDir, 0o700); err != nil {
-		return nil, fmt.Errorf("ANCHORD_RUN_DIR: %w (mount a tmpfs there if the root file system is read-only)", err)
+		return nil, fmt.Errorf("ANCHORD_RUN_DIR: %w", err)
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -18,16 +16,16 @@ type serviceAnchorCmd struct {
 	followVars
 }
 
-func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer) error {
+func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
 	log := newLogger(stdout, c.level())
 	bad := &configError{}
 	c.check(bad)
 	follower, warnings := c.config(bad)
-	if err := log.start("service-anchor", bad, warnings); err != nil {
+	if err := log.start("service-anchor", bad, append(warnings, strays...)); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.RunDir, 0o700); err != nil {
-		log.Event(anchord.Error, anchord.EventStopped, fmt.Sprintf("ANCHORD_RUN_DIR: %v", err), nil)
+	if err := takeRunDir(c.RunDir); err != nil {
+		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
 	registry := newRegistry()

@@ -206,6 +206,9 @@ func (c *statusCmd) Run(ctx context.Context, stdout io.Writer) error {
 func (r statusReport) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	state := "ready"
+	if n := len(r.Problems); n > 0 {
+		state = fmt.Sprintf("ready, but see the problems below (%d)", n)
+	}
 	if !r.Ready {
 		state = "NOT READY: " + strings.Join(r.Unmet, "; ")
 	}
@@ -237,7 +240,7 @@ func (r statusReport) print(w io.Writer) error {
 		fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\n", e.Protocol, e.Ports, e.Container, e.Backend, e.Connections)
 	}
 	if len(r.Exposed) == 0 {
-		fmt.Fprintf(t, "none\t\t\t\n")
+		fmt.Fprintln(t, "none")
 	}
 	if err := t.Flush(); err != nil {
 		return err

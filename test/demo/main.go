@@ -36,6 +36,10 @@ func run(ctx context.Context, keep, down bool, out io.Writer) int {
 	} else {
 		err = show(ctx, s, keep)
 	}
+	if ctx.Err() != nil {
+		s.last("demo: failed: interrupted; what was up is removed")
+		return 1
+	}
 	if err != nil {
 		s.last("demo: failed: " + strings.Join(strings.Fields(err.Error()), " "))
 		return 1

@@ -112,7 +112,8 @@ func (l *Lab) BuildImage(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(repository, "scripts/image"), ImageAnchord, ImageBase)
-	cmd.Env = append(l.Environ(), "ANCHORD_BINARY="+binary)
+	// Its temporary files go with the lab, also when it is interrupted.
+	cmd.Env = append(l.Environ(), "ANCHORD_BINARY="+binary, "TMPDIR="+l.record.dir())
 	return run(cmd)
 }
 

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// takeRunDir makes the run directory and takes it for this process: a second
+// anchord in the same container would undo the first one's work. The lock ends
+// with the process, however that ends.
+func takeRunDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("ANCHORD_RUN_DIR: %w (mount a tmpfs there if the root file system is read-only)", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("ANCHORD_RUN_DIR: %w (mount a tmpfs there if the root file system is read-only)", err)
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("another anchord works with %s already; to look at it use: anchord status", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("locking %s: %w", lock.Name(), err)
+	}
+	held = lock
+	return nil
+}
+
+// held keeps the lock's file open until the process ends.
+var held *os.File
