@@ -1,0 +1,153 @@
+package netns_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestAReleasedLeaseIsNotUsedUnasked(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	r.a.terminate()
+	r.d.kill()
+	r.a = r.anchord().ready()
+	throughout(t, time.Second, func() error {
+		if addr, err := r.extAddress(); err == nil {
+			return fmt.Errorf("no server gave it, and yet lan0 has %s", addr)
+		}
+		return nil
+	})
+	if bound := r.a.entries("dhcp.bound"); len(bound) > 0 {
+		t.Errorf("no server gave it, and yet it is told: %v", bound)
+	}
+}
+
+func TestABackendWithAnotherMACIsReachedAtOnce(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	web := r.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+	web.vanish()
+	r.docker.Remove(web.id)
+	eventually(t, deadline, r.client.refused("tcp", r.addr(80)))
+	again := r.bare("again", 10)
+	again.serveTCP("new", ":80")
+	again.id = r.docker.AddContainer(again.container("tcp/80"))
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "new "+clientIP))
+}
+
+func TestStopAfterTheLANInterfaceIsGone(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	r.box.ip("link delete lan0\n")
+	r.docker.Disconnect(r.boxID, lanNetwork)
+	eventually(t, deadline, r.a.logs("network.ext_missing"))
+	r.a.terminate()
+	r.leftNothing(t)
+}
+
+func TestARouteInTheShadowOfAnotherIsFreed(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	r.box.run("ip", "route", "prepend", "default", "via", "10.213.0.9", "dev", "transit0")
+	eventually(t, deadline, func() error {
+		if out := r.box.run("ip", "-4", "route", "show", "default"); !strings.HasPrefix(out, "default via "+routerIP) {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if n := len(r.a.entries("route.reasserted")); n > 3 {
+		t.Errorf("told %d times", n)
+	}
+}
+
+func TestAnOldConnectionDoesNotOutliveItsBackendAndAKill(t *testing.T) {
+	t.Parallel()
+	const ext = "198.51.100.77"
+	w := newWorld(t, setup{bootstrap: ext})
+	r := &running{world: w, ext: ext}
+	r.a = w.anchord().ready()
+	web := r.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+	s := r.client.session(r.addr(80))
+	r.box.killAll()
+	r.docker.Remove(web.id)
+	r.a = w.anchord().ready()
+	eventually(t, deadline, func() error {
+		if s.echo() == nil {
+			return errors.New("the connection to a backend that is no more still answers")
+		}
+		return nil
+	})
+}
+
+func TestAHookThatCannotWriteIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	leases := w.runDir() + "/leases"
+	if err := os.MkdirAll(leases, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.sw.run("mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "full", leases)
+	t.Cleanup(func() { w.sw.run("umount", "-l", leases) })
+	w.startDnsmasq(setup{}.dnsmasqArgs()...)
+	a := w.anchord().ready()
+	eventually(t, hang, a.logs("dhcp.hook_failed"))
+}
+
+func TestASecondAnchordInTheSamePlaceIsRefused(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	second := r.launch(r.box, r.runDir(), r.command(r.boxID, nil))
+	select {
+	case <-second.exited:
+	case <-time.After(hang):
+		t.Fatal("it runs")
+	}
+	if status, _, err := r.a.get("/readyz"); err != nil || status != 200 {
+		t.Errorf("the first one answers %d (%v)", status, err)
+	}
+}
+
+func TestManyFlowsOfAGoneBackendDelayNobody(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{})
+	turn := r.bare("turn", 10)
+	turn.serveUDP("turn", ":50000")
+	turn.id = r.docker.AddContainer(turn.container("udp/49152-65535"))
+	eventually(t, deadline, r.client.answers("udp", r.addr(50000), "turn "+clientIP))
+	err := in(r.client, func() error {
+		for port := 49152; port < 49152+1500; port++ {
+			c, err := net.Dial("udp", r.addr(port))
+			if err != nil {
+				return err
+			}
+			if _, err := c.Write([]byte("x")); err != nil {
+				return err
+			}
+			c.Close()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn.vanish()
+	r.docker.Remove(turn.id)
+	again := r.bare("again", 11)
+	again.serveUDP("new", ":50000")
+	again.serveTCP("new", ":80")
+	again.id = r.docker.AddContainer(again.container("udp/49152-65535,tcp/80"))
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "new "+clientIP))
+	eventually(t, deadline, r.client.answers("udp", r.addr(50000), "new "+clientIP))
+	if n := len(r.a.entries("conntrack.flushed")); n > 5 {
+		t.Errorf("told %d times", n)
+	}
+}
