@@ -27,8 +27,8 @@ func (u *undoing) gateway(iface string, p netip.Prefix) {
 }
 
 // stepTime is what one step of a stop may take, so that one that hangs leaves
-// time for the others.
-const stepTime = 700 * time.Millisecond
+// time for the others. A step takes some ten milliseconds.
+const stepTime = time.Second
 
 // Stop undoes what the reconciler did to the namespace: the client releases
 // its lease while the address is still there, then the routes, the addresses
