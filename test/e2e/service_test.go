@@ -99,8 +99,13 @@ services:
 		network    string
 		port, seen uint16
 	}{
-		{"tcp", 25, 25}, {"udp", 53, 5353}, {"udp", 49152, 49152}, {"udp", 49156, 49156}, {"udp", 49160, 49160},
-		{"tcp", 21, 2100}, {"tcp", 24, 2103},
+		{"tcp", 25, 25},
+		{"udp", 53, 5353},
+		{"udp", 49152, 49152},
+		{"udp", 49156, 49156},
+		{"udp", 49160, 49160},
+		{"tcp", 21, 2100},
+		{"tcp", 24, 2103},
 	} {
 		s.within(patience, time.Now(), fmt.Sprintf("%s/%d", c.network, c.port), func(ctx context.Context) error {
 			answer, err := asks(ctx, s.lan.Client, c.network, addr, c.port)

@@ -32,8 +32,10 @@ var debianImages = []debianImage{
 		tree: tree{
 			name:  "image-base",
 			suite: "bookworm",
-			packages: []string{"nftables", "conntrack", "iproute2", "iputils-arping", "udhcpc", "dhcpcd-base",
-				"busybox", "tini", "ca-certificates"},
+			packages: []string{
+				"nftables", "conntrack", "iproute2", "udhcpc", "dhcpcd-base",
+				"busybox", "tini", "ca-certificates",
+			},
 			prepare: slim,
 			check:   []string{"nft", "--version"},
 		},

@@ -351,8 +351,10 @@ func TestParseLeases(t *testing.T) {
 	if err != nil || len(leases) != 2 {
 		t.Fatalf("%v, %v", leases, err)
 	}
-	want := Lease{Expiry: time.Unix(1700000000, 0), MAC: net.HardwareAddr{2, 0x42, 0, 0, 0, 1},
-		Addr: netip.MustParseAddr("198.51.100.16"), Hostname: "mail", ClientID: "00:6d"}
+	want := Lease{
+		Expiry: time.Unix(1700000000, 0), MAC: net.HardwareAddr{2, 0x42, 0, 0, 0, 1},
+		Addr: netip.MustParseAddr("198.51.100.16"), Hostname: "mail", ClientID: "00:6d",
+	}
 	if fmt.Sprint(leases[0]) != fmt.Sprint(want) || leases[1].Hostname != "" || leases[1].ClientID != "" {
 		t.Errorf("%v", leases)
 	}

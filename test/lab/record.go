@@ -88,8 +88,10 @@ func List() ([]Info, error) {
 	records, err := allRecords()
 	var labs []Info
 	for _, r := range records {
-		labs = append(labs, Info{ID: r.ID, Release: r.Release, Keep: r.Keep,
-			Owner: r.Owner.PID, Alive: r.Owner.alive(), Created: r.Created})
+		labs = append(labs, Info{
+			ID: r.ID, Release: r.Release, Keep: r.Keep,
+			Owner: r.Owner.PID, Alive: r.Owner.alive(), Created: r.Created,
+		})
 	}
 	sort.Slice(labs, func(i, j int) bool { return labs[i].Created.Before(labs[j].Created) })
 	return labs, err

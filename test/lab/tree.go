@@ -154,8 +154,10 @@ func (t tree) build(ctx context.Context, dir string) error {
 	}
 	// Namespaces of its own: whatever ends debootstrap ends all that it
 	// started and mounted. Its script for sid serves every newer suite.
-	args := []string{"--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
-		"debootstrap", "--variant=minbase", "--include=" + strings.Join(t.packages, ","), t.suite, partial, mirror}
+	args := []string{
+		"--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
+		"debootstrap", "--variant=minbase", "--include=" + strings.Join(t.packages, ","), t.suite, partial, mirror,
+	}
 	if _, err := os.Stat("/usr/share/debootstrap/scripts/" + t.suite); err != nil {
 		args = append(args, "sid")
 	}
