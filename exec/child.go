@@ -120,23 +120,23 @@ func (c *Child) lines() (io.WriteCloser, <-chan struct{}) {
 	return writer, done
 }
 
-// group runs children and waits for them.
-type group struct {
+// supervised is one child that can be ended and waited for.
+type supervised struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
-func (g *group) start(child *Child) {
+func (s *supervised) start(child *Child) {
 	ctx, cancel := context.WithCancel(context.Background())
-	g.cancel = cancel
-	g.wg.Go(func() { child.Run(ctx) })
+	s.cancel = cancel
+	s.wg.Go(func() { child.Run(ctx) })
 }
 
 // stop ends the child and waits until it is gone.
-func (g *group) stop() {
-	if g.cancel != nil {
-		g.cancel()
-		g.wg.Wait()
-		g.cancel = nil
+func (s *supervised) stop() {
+	if s.cancel != nil {
+		s.cancel()
+		s.wg.Wait()
+		s.cancel = nil
 	}
 }

@@ -27,7 +27,7 @@ type DHCP4 struct {
 
 	mu      sync.Mutex
 	running anchord.DHCPClient
-	child   group
+	child   supervised
 	// What the client said last; used by its one goroutine only.
 	offered, lastLine string
 	hookTold          map[string]bool
