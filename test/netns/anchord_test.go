@@ -233,6 +233,14 @@ func containsAll(text string, words []string) bool {
 	return true
 }
 
+// crash ends everything in the box at once, as a container ends. As Docker
+// does, it returns when nothing of it is left: the lock of the run directory
+// goes with the process.
+func (a *anchord) crash() {
+	a.w.box.killAll()
+	<-a.exited
+}
+
 // terminate ends it the clean way and returns how long that took.
 func (a *anchord) terminate() time.Duration {
 	a.t.Helper()

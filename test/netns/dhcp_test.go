@@ -246,7 +246,7 @@ func TestAnAddressThatSomebodyElseHasIsDeclined(t *testing.T) {
 func TestTheLastAddressIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	l := startLeasing(t, setup{})
-	l.box.killAll()
+	l.a.crash()
 	before := len(l.srv.messages(discover))
 	l.box.ip("addr flush dev lan0\n")
 	l.a = l.anchord().ready()

@@ -18,7 +18,7 @@ func TestKilledAndStartedAgain(t *testing.T) {
 	r.outside.serveTCP("outside", ":80")
 	in, out := r.client.session(r.addr(80)), web.session(outsideIP+":80")
 	eventually(t, deadline, r.client.answers("tcp", r.addr(81), "old "+clientIP))
-	r.box.killAll() // as a container ends: every process of it
+	r.a.crash()
 	r.docker.Remove(old.id)
 	if err := in.echo(); err != nil {
 		t.Errorf("a connection did not survive the kill: %v", err)

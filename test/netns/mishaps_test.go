@@ -77,7 +77,7 @@ func TestAnOldConnectionDoesNotOutliveItsBackendAndAKill(t *testing.T) {
 	web.serveTCP("web", ":80")
 	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 	s := r.client.session(r.addr(80))
-	r.box.killAll()
+	r.a.crash()
 	r.docker.Remove(web.id)
 	r.a = w.anchord().ready()
 	eventually(t, deadline, func() error {

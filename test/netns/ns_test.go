@@ -54,9 +54,16 @@ func (n *ns) close() {
 	n.fd.Close()
 }
 
+// killAll ends every process inside and returns when they are gone.
 func (n *ns) killAll() {
-	for _, pid := range n.pids() {
-		syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may just have ended
+	for began := time.Now(); time.Since(began) < hang; time.Sleep(time.Millisecond) {
+		pids := n.pids()
+		for _, pid := range pids {
+			syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may just have ended
+		}
+		if len(pids) == 0 {
+			return
+		}
 	}
 }
 
