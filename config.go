@@ -11,20 +11,25 @@ import (
 	"time"
 )
 
-// DefaultExtIface is the ext interface where no network tells it.
-const DefaultExtIface = "eth0"
+// Names of the ext interface: where no network tells it, and of the one that
+// anchord makes itself.
+const (
+	DefaultExtIface = "eth0"
+	DefaultChild    = "anchord-ext"
+)
 
-// AddressMode says where the external IPv4 address comes from.
+// AddressMode says where the external addresses come from.
 type AddressMode string
 
 const (
-	ModeAuto        AddressMode = "auto"
-	ModeBootstrap   AddressMode = "bootstrap"
-	ModeDHCPRefresh AddressMode = "dhcp-refresh"
+	ModeAuto        AddressMode = "auto"          // bootstrap, if Docker gave an IPv4 address, else dhcp-refresh
+	ModeBootstrap   AddressMode = "bootstrap"     // Docker's
+	ModeDHCPRefresh AddressMode = "dhcp-refresh"  // DHCP servers'
+	ModeSLAACRAOnly AddressMode = "slaac-ra-only" // Docker's in IPv4, the kernel's in IPv6
 )
 
 // AddressModes lists the valid ones.
-var AddressModes = []AddressMode{ModeAuto, ModeBootstrap, ModeDHCPRefresh}
+var AddressModes = []AddressMode{ModeAuto, ModeBootstrap, ModeDHCPRefresh, ModeSLAACRAOnly}
 
 // Config is the network-anchor's configuration, checked. What is empty is
 // found out at run time.
@@ -35,6 +40,7 @@ type Config struct {
 	Hostname        string // ANCHORD_DHCP_HOSTNAME
 	ExtNetwork      string
 	ExtIface        string
+	VLANParent      string // ANCHORD_VLAN_PARENT
 	MAC             MACPolicy
 	Mode            AddressMode
 	Gateways        PerFamily[netip.Addr] // ANCHORD_EXT_GATEWAY_IP
@@ -101,7 +107,8 @@ func ValidateHostname(name string) error {
 }
 
 // MACPolicy says which MAC the ext interface gets. The zero value is the
-// default: derived where Docker gave no IPv4 address, else kept.
+// default: derived where Docker gave no IPv4 address (and so for an interface
+// that anchord makes itself), else kept.
 type MACPolicy struct {
 	Keep, Derived bool
 	Address       string // lower-case aa:bb:cc:dd:ee:ff

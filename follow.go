@@ -97,7 +97,7 @@ func (f *Follower) round(ctx context.Context, source Source) {
 	errs = append(errs, f.unresolved)
 	if err == nil {
 		for _, family := range Families {
-			errs = append(errs, f.keep(ctx, family, f.links, f.routes[family], &o))
+			errs = append(errs, f.keep(ctx, family, f.links, defaultRoutesOf(f.routes[family]), &o))
 		}
 	}
 	if o.Err = errors.Join(errs...); ctx.Err() == nil {
@@ -117,7 +117,7 @@ func (f *Follower) look(ctx context.Context, source Source) error {
 	if err != nil {
 		return err
 	}
-	routes, err := f.Kernel.DefaultRoutes(ctx)
+	routes, err := f.Kernel.Routes(ctx)
 	if err != nil {
 		return err
 	}

@@ -13,15 +13,18 @@ import (
 	"time"
 )
 
-// Lease is a DHCPv4 lease as the client reported it (RFC 2131), with the
-// fields that anchord uses and has checked.
+// Lease is a lease as the client reported it, DHCPv4 (RFC 2131) or DHCPv6 (RFC
+// 8415), with the fields that anchord uses and has checked.
 type Lease struct {
-	Address netip.Prefix // the address with the prefix length of its network
-	Routers []netip.Addr // option 3, in the server's order
-	DNS     []netip.Addr // option 6
-	Server  netip.Addr   // option 54
-	// Duration is the lease time (option 51); zero means that it never ends.
-	Duration time.Duration
+	Address netip.Prefix  // with the prefix length of its network; in IPv6 128
+	Routers []netip.Addr  // option 3, in the server's order; none in IPv6
+	Static  []StaticRoute // option 121 but for the default route
+	DNS     []netip.Addr  // option 6; in IPv6 23
+	Server  netip.Addr    // option 54; unknown in IPv6
+	// Duration is the lease time (option 51; in IPv6 the valid lifetime); zero
+	// means that it never ends. Preferred is the part of it in which new
+	// connections may use the address; zero: all of it.
+	Duration, Preferred time.Duration
 	// Obtained is the time since boot at which the client reported it. The
 	// boot clock, because a jump of the wall clock must not end a lease.
 	Obtained time.Duration
@@ -29,6 +32,24 @@ type Lease struct {
 	Ignored  []string
 	// Released says that we gave it back: it may be asked for again, no more.
 	Released bool
+}
+
+// StaticRoute is a classless static route (RFC 3442).
+type StaticRoute struct {
+	Dst     netip.Prefix // masked
+	Gateway netip.Addr   // invalid: on the LAN itself
+}
+
+// address is the leased address with its lifetimes.
+func (l Lease) address() LeasedAddr {
+	a := LeasedAddr{Prefix: l.Address}
+	if !l.Infinite() {
+		a.Until = l.Obtained + l.Duration
+	}
+	if l.Preferred > 0 {
+		a.Preferred = l.Obtained + l.Preferred
+	}
+	return a
 }
 
 // Infinite says that the lease has no end.
@@ -119,11 +140,129 @@ func (f LeaseFile) Lease() (Lease, error) {
 		l.Duration = time.Duration(seconds) * time.Second
 	}
 	l.Routers = l.addrs("router", f.vars["router"])
+	l.staticRoutes(f.vars["staticroutes"])
 	l.DNS = l.addrs("dns", f.vars["dns"])
 	if server := l.addrs("serverid", f.vars["serverid"]); len(server) > 0 {
 		l.Server = server[0]
 	}
 	return l, nil
+}
+
+// maxStaticRoutes bounds what a server can have us put into the kernel; an
+// option's 255 bytes hold fewer than 64.
+const maxStaticRoutes = 64
+
+// staticRoutes reads option 121: pairs of a prefix and a gateway. A server that
+// sends it means them in place of the router option (RFC 3442).
+func (l *Lease) staticRoutes(list string) {
+	words := strings.Fields(list)
+	if len(words) == 0 {
+		return
+	}
+	var routers []netip.Addr
+	for ; len(words) > 1 && len(l.Static) < maxStaticRoutes; words = words[2:] {
+		dst, gateway, err := staticRoute(words[0], words[1])
+		switch {
+		case err != nil:
+			l.ignore("staticroutes", err)
+		case dst.Bits() > 0:
+			l.Static = append(l.Static, StaticRoute{dst, gateway})
+		case gateway.IsValid():
+			routers = append(routers, gateway)
+		}
+	}
+	if len(words) > 0 {
+		l.ignore("staticroutes", fmt.Errorf("%q is left over", words[0]))
+	}
+	if len(routers)+len(l.Static) > 0 {
+		l.Routers = routers
+	}
+}
+
+func staticRoute(prefix, via string) (dst netip.Prefix, gateway netip.Addr, err error) {
+	dst, err = netip.ParsePrefix(prefix)
+	if err != nil || !dst.Addr().Is4() {
+		return dst, gateway, fmt.Errorf("%q is not an IPv4 prefix", prefix)
+	}
+	if dst = dst.Masked(); dst.Bits() > 0 {
+		if first := dst.Addr(); first.IsMulticast() || first.IsLoopback() || first.As4()[0] == 0 || first.As4()[0] >= 224 {
+			return dst, gateway, fmt.Errorf("%s is no destination of unicast", dst)
+		}
+	}
+	if via == "0.0.0.0" {
+		return dst, netip.Addr{}, nil
+	}
+	gateway, err = hostAddr(via)
+	return dst, gateway, err
+}
+
+// Lease6 is Lease for what the DHCPv6 client tells (RFC 8415): of its
+// addresses the first that can be used.
+func (f LeaseFile) Lease6() (Lease, error) {
+	l := Lease{Obtained: f.At, Boot: f.Boot}
+	refused := errors.New("no address offered")
+	for n := 1; n <= maxAddresses && !l.Address.IsValid(); n++ {
+		prefix := "new_dhcp6_ia_na1_ia_addr" + strconv.Itoa(n)
+		offered, is := f.vars[prefix]
+		if !is {
+			break
+		}
+		refused = l.address6(offered, f.vars[prefix+"_vltime"], f.vars[prefix+"_pltime"])
+	}
+	if !l.Address.IsValid() {
+		return Lease{}, fmt.Errorf("lease refused: %w", refused)
+	}
+	for _, word := range strings.Fields(f.vars["new_dhcp6_name_servers"]) {
+		a, err := hostAddr6(word)
+		if err != nil {
+			l.ignore("name_servers", err)
+			continue
+		}
+		l.DNS = append(l.DNS, a)
+	}
+	return l, nil
+}
+
+// maxAddresses is how many of one answer's addresses are looked at.
+const maxAddresses = 8
+
+func (l *Lease) address6(offered, valid, preferred string) error {
+	addr, err := hostAddr6(offered)
+	if err != nil {
+		return fmt.Errorf("offered address: %w", err)
+	}
+	seconds, err := strconv.ParseUint(valid, 10, 32)
+	if err != nil || seconds == 0 {
+		return fmt.Errorf("valid lifetime %q is not a number of seconds", valid)
+	}
+	l.Address = netip.PrefixFrom(addr, 128)
+	if seconds != infiniteLease {
+		l.Duration = time.Duration(seconds) * time.Second
+	}
+	switch p, err := strconv.ParseUint(preferred, 10, 32); {
+	case err != nil || p > seconds:
+		l.ignore("preferred lifetime", fmt.Errorf("%q is not a number of seconds up to the valid lifetime", preferred))
+	case p < seconds:
+		// Zero would mean that it is preferred all the time.
+		l.Preferred = max(time.Nanosecond, time.Duration(p)*time.Second)
+	}
+	return nil
+}
+
+// hostAddr6 accepts an IPv6 address that one host can have and others reach.
+func hostAddr6(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil || !a.Is6() || a.Zone() != "":
+		return netip.Addr{}, fmt.Errorf("%q is not an IPv6 address", s)
+	case !a.IsGlobalUnicast() || a.Is4In6():
+		return netip.Addr{}, fmt.Errorf("%s is not the address of a host", a)
+	}
+	return a, nil
+}
+
+func (l *Lease) ignore(field string, err error) {
+	l.Ignored = append(l.Ignored, fmt.Sprintf("%s: %v", field, err))
 }
 
 // addrs reads a space-separated list and notes what in it is no host address.
@@ -132,7 +271,7 @@ func (l *Lease) addrs(field, list string) []netip.Addr {
 	for _, word := range strings.Fields(list) {
 		a, err := hostAddr(word)
 		if err != nil {
-			l.Ignored = append(l.Ignored, fmt.Sprintf("%s: %v", field, err))
+			l.ignore(field, err)
 			continue
 		}
 		addrs = append(addrs, a)

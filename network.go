@@ -66,13 +66,19 @@ func (n Network) VacantGateways() []netip.Prefix {
 type Link struct {
 	Name  string
 	MAC   string
-	Addrs []LinkAddr
+	Addrs []LinkAddr // of global scope
+	// Local is the IPv6 address for use on the link, once it is known to be
+	// free; invalid where IPv6 is off.
+	Local netip.Addr
 }
 
-// LinkAddr is an address of a link. Addresses of link scope are left out.
+// LinkAddr is an address of a link.
 type LinkAddr struct {
 	Prefix    netip.Prefix
 	Permanent bool // no lifetime: it was not a lease that gave it
+	// IPv6 (RFC 4862): still to be found free; found in use by another host;
+	// no longer to be used for new connections.
+	Tentative, Duplicate, Deprecated bool
 }
 
 // has says whether the link has exactly this address and prefix length.
@@ -129,6 +135,9 @@ func (s Self) attachments(links []Link, ownMAC string) []Attachment {
 // configuration, else the only macvlan or ipvlan network, else the interface
 // named in the configuration.
 func (c Config) pickExt(attached []Attachment, links []Link) (Attachment, error) {
+	if c.VLANParent != "" {
+		return c.pickChild(attached, links)
+	}
 	if c.ExtNetwork != "" {
 		return pickNamed(attached, c.ExtNetwork)
 	}
@@ -146,6 +155,31 @@ func (c Config) pickExt(attached []Attachment, links []Link) (Attachment, error)
 	}
 	return pickIface(attached, links, cmp.Or(c.ExtIface, DefaultExtIface))
 }
+
+// pickChild is the interface that anchord makes on a parent of its own; its
+// link is empty before that.
+func (c Config) pickChild(attached []Attachment, links []Link) (Attachment, error) {
+	for _, a := range attached {
+		if a.Link.Name == c.childName() {
+			return Attachment{}, fmt.Errorf("interface %s belongs to network %s: name another one for the child of ANCHORD_VLAN_PARENT with ANCHORD_EXT_IFACE", a.Link.Name, a.Network.Name)
+		}
+	}
+	var ext Attachment
+	parent := false
+	for _, l := range links {
+		parent = parent || l.Name == c.VLANParent
+		if l.Name == c.childName() {
+			ext.Link = l
+		}
+	}
+	if !parent {
+		return ext, fmt.Errorf("ANCHORD_VLAN_PARENT %q is no interface of this namespace: move it here (ip link set %s netns …), or name one that is", c.VLANParent, c.VLANParent)
+	}
+	return ext, nil
+}
+
+// childName is the name of the interface that anchord makes.
+func (c Config) childName() string { return cmp.Or(c.ExtIface, DefaultChild) }
 
 func pickNamed(attached []Attachment, name string) (Attachment, error) {
 	for _, a := range attached {

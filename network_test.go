@@ -61,7 +61,7 @@ func TestWhichInterfaceIsTheLAN(t *testing.T) {
 			}
 			if tt.fault != "" {
 				wantNotices(t, s, []string{anchord.EventExtMissing, tt.fault})
-				if s.DHCP != nil || s.OwnsExt || len(s.Entries)+len(s.Transits)+len(s.Routes) > 0 {
+				if s.Clients[anchord.V4] != nil || s.OwnsExt || len(s.Entries)+len(s.Transits)+len(s.Routes) > 0 {
 					t.Errorf("without a LAN interface nothing may be opened or changed: %+v", s)
 				}
 			}
@@ -220,7 +220,7 @@ func TestOnlyTheLANAttached(t *testing.T) {
 	w.run("web", "tcp/80", "shop_default=10.0.0.5")
 	s, _ := w.decide(t, auto(), anchord.Memory{})
 	wantNotices(t, s, []string{anchord.EventSharedMissing, "attached to the LAN only"})
-	if s.Ext != "lan0" || s.DHCP == nil {
+	if s.Ext != "lan0" || s.Clients[anchord.V4] == nil {
 		t.Errorf("the LAN side has to work all the same: %+v", s)
 	}
 }

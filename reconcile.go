@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"reflect"
-	"slices"
 	"time"
 )
 
@@ -20,24 +18,33 @@ type (
 	// Kernel is asked what the namespace looks like.
 	Kernel interface {
 		Links(ctx context.Context) ([]Link, error)
-		DefaultRoutes(ctx context.Context) (PerFamily[[]Route], error)
+		Routes(ctx context.Context) (PerFamily[[]Route], error)
 	}
 	// Addresses changes interfaces.
 	Addresses interface {
+		AddChild(ctx context.Context, c Child) error
+		RemoveChild(ctx context.Context, name string) error
 		SetMAC(ctx context.Context, iface, mac string) error
 		AddAddress(ctx context.Context, iface string, p netip.Prefix) error
+		LeaseAddress(ctx context.Context, iface string, p netip.Prefix, valid, preferred time.Duration) error
 		RemoveAddress(ctx context.Context, iface string, p netip.Prefix) error
-		Readdress(ctx context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, route *Route) error
+		Readdress(ctx context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, routes []Route) error
 	}
-	// Routes changes default routes.
+	// Routes changes routes.
 	Routes interface {
 		ReplaceRoute(ctx context.Context, r Route) error
 		DeleteRoute(ctx context.Context, r Route) error
 	}
-	// Neighbours keeps neighbours' and our own tables of them right.
+	// Neighbours keeps neighbours' and our own tables of them right, and
+	// asks routers to introduce themselves.
 	Neighbours interface {
 		SetNeighbour(ctx context.Context, iface string, addr netip.Addr, mac string) error
 		Announce(ctx context.Context, iface string, addr netip.Addr) error
+		Solicit(ctx context.Context, iface string) error
+	}
+	// Adverts tells what the routers on each interface said.
+	Adverts interface {
+		Adverts() map[string]Advert
 	}
 	// Flows lists and ends tracked flows.
 	Flows interface {
@@ -55,17 +62,17 @@ type (
 		Standing(ctx context.Context) (bool, error)
 		Remove(ctx context.Context) error
 	}
-	// Leases reads the lease that the DHCP client reported last; a zero
-	// Lease means none.
+	// Leases reads the lease that a family's DHCP client reported last; a
+	// zero Lease means none.
 	Leases interface {
-		Lease() (Lease, error)
+		Lease(f Family) (Lease, error)
 	}
-	// DHCP runs the DHCP client.
+	// DHCP runs the DHCP clients.
 	DHCP interface {
-		// Run makes exactly this client run; nil: none. last is the address
-		// to ask for again.
-		Run(c *DHCPClient, last netip.Addr)
-		// Stop ends the client after it has released its lease.
+		// Run makes exactly this client of the family run; nil: none. last
+		// is the address to ask for again.
+		Run(f Family, c *DHCPClient, last netip.Addr)
+		// Stop ends the clients after they have released their leases.
 		Stop(ctx context.Context) error
 	}
 	// Reporter tells people and their tools.
@@ -82,6 +89,7 @@ type Fields map[string]any
 type Outcome struct {
 	State      State
 	Links      []Link // as seen before the changes
+	Routes     PerFamily[[]Route]
 	Source     Source
 	Err        error // joined
 	DockerErr  error // Docker could not be asked; the last answer was used
@@ -96,6 +104,27 @@ type Outcome struct {
 	Reasserted PerFamily[int]
 	RulesetIn  bool // anchord's ruleset stands
 	Settled    bool // and Docker and the ext interface are known
+}
+
+// Gateways are the default routes as they are now: those decided, and where
+// the kernel follows a router by itself, that one.
+func (o Outcome) Gateways() []Route {
+	var gateways []Route
+	for _, f := range Families {
+		for _, r := range defaultRoutesOf(o.State.Routes) {
+			if r.Family == f {
+				gateways = append(gateways, r)
+			}
+		}
+		for _, r := range defaultRoutesOf(o.Routes[f]) {
+			if r.Advertised && r.Iface == o.State.Ext {
+				r.Source = FromRouter
+				gateways = append(gateways, r)
+				break
+			}
+		}
+	}
+	return gateways
 }
 
 // Timings of the loop.
@@ -119,30 +148,34 @@ type Reconciler struct {
 	Renderer   Renderer
 	Tables     Tables
 	Leases     Leases
+	Adverts    Adverts
 	DHCP       DHCP
 	Reporter   Reporter
 	Boot       string
 	Uptime     func() time.Duration // since boot
 	Trigger    *Trigger
 
-	seen      Observation
-	selfOK    bool // Docker has told who we are and what there is
-	inKernel  []Entry
-	linksOK   bool // the kernel has told its interfaces
-	undo      undoing
-	wrote     bool // seen.Links or seen.Routes were changed by us since
-	memory    Memory
-	applied   *Ruleset // in the kernel, nil if none
-	inherited bool     // a killed predecessor's tables stand
-	state     State    // as decided last
-	macs      map[netip.Addr]string
-	held      LeasedAddr // address that was put on ext last
-	routed    [2]Route   // default routes that were set last
-	flowsDue  bool       // flows have to be checked (again)
-	retry     time.Duration
-	failed    episode // of reconciling
-	refused   episode // of the lease file
-	outcome   Outcome
+	seen       Observation
+	selfOK     bool // Docker has told who we are and what there is
+	inKernel   []Entry
+	linksOK    bool // the kernel has told its interfaces
+	undo       undoing
+	wrote      bool // seen.Links or seen.Routes were changed by us since
+	memory     Memory
+	applied    *Ruleset // in the kernel, nil if none
+	inherited  bool     // a killed predecessor's tables stand
+	state      State    // as decided last
+	macs       map[netip.Addr]string
+	held       PerFamily[LeasedAddr]     // leased addresses that were put on ext last
+	ours       map[netip.Prefix]LinkAddr // IPv6 addresses of ext, as seen last
+	routed     []Route                   // that were set last
+	advertised bool                      // the kernel had a default route of a router's
+	solicited  string                    // interface whose routers were asked
+	flowsDue   bool                      // flows have to be checked (again)
+	retry      time.Duration
+	failed     episode            // of reconciling
+	refused    PerFamily[episode] // of the lease files
+	outcome    Outcome
 }
 
 // Run reconciles at once, on every trigger and on the poll, until ctx ends.
@@ -228,9 +261,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 // look asks again what may have moved. What cannot be asked keeps its last
 // answer.
 func (r *Reconciler) look(ctx context.Context, source Source) error {
-	r.seen.Now, r.seen.Boot = r.Uptime(), r.Boot
+	r.seen.Now, r.seen.Boot, r.seen.Adverts = r.Uptime(), r.Boot, r.Adverts.Adverts()
 	err := r.lookAtKernel(ctx, source)
-	r.lookAtLease(source)
+	r.lookAtLeases(source)
 	return err
 }
 
@@ -279,7 +312,7 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 	if err != nil {
 		return err
 	}
-	routes, err := r.Kernel.DefaultRoutes(ctx)
+	routes, err := r.Kernel.Routes(ctx)
 	if err != nil {
 		return err
 	}
@@ -299,324 +332,27 @@ func (r *Reconciler) drifted() {
 	r.Reporter.Event(Warn, EventRulesetDrift, "anchord's tables were changed by somebody else and are put back", nil)
 }
 
-func (r *Reconciler) lookAtLease(source Source) {
+func (r *Reconciler) lookAtLeases(source Source) {
 	if source&SourceLease == 0 {
 		return
 	}
-	lease, err := r.Leases.Lease()
-	r.reportRefusal(err)
-	if err != nil {
-		return // the lease that is held goes on
-	}
-	old := r.seen.Lease
-	r.seen.Lease = lease
-	r.reportLease(old, lease)
-}
-
-// apply makes the difference, in an order that never opens what shall be
-// closed: rules, then addresses, then routes, then the flows that the old
-// rules left behind.
-func (r *Reconciler) apply(ctx context.Context, before State) error {
-	ruleErr := r.applyRuleset(ctx)
-	if r.applied == nil {
-		r.flowsDue = true
-		return ruleErr // no address without a ruleset
-	}
-	err := errors.Join(
-		ruleErr,
-		r.applyMAC(ctx),
-		r.applyGateways(ctx),
-		r.applyExternal(ctx),
-		r.applyRoutes(ctx),
-		r.applyNeighbours(ctx),
-		r.endStaleFlows(ctx, before),
-	)
-	r.DHCP.Run(r.state.DHCP, r.seen.Lease.Address.Addr())
-	return err
-}
-
-func (r *Reconciler) applyRuleset(ctx context.Context) error {
-	if r.inherited && !r.selfOK {
-		return nil
-	}
-	rs, err := r.Renderer.Render(r.state)
-	if err != nil {
-		r.outcome.ApplyErr = err
-		return err
-	}
-	if r.applied != nil && reflect.DeepEqual(*r.applied, rs) {
-		return nil
-	}
-	start := time.Now()
-	err = r.Tables.Apply(ctx, rs)
-	r.outcome.Applied, r.outcome.ApplyErr, r.outcome.ApplyTook = true, err, time.Since(start)
-	r.outcome.AppliedAt = time.Now()
-	if err != nil {
-		return err
-	}
-	r.applied = &rs
-	r.reportApplied()
-	return nil
-}
-
-func (r *Reconciler) link(name string) Link {
-	i := slices.IndexFunc(r.seen.Links, func(l Link) bool { return l.Name == name })
-	if i < 0 {
-		return Link{}
-	}
-	return r.seen.Links[i]
-}
-
-func (r *Reconciler) applyMAC(ctx context.Context) error {
-	link := r.link(r.state.Ext)
-	if r.state.ExtMAC == "" || link.MAC == r.state.ExtMAC || link.Name == "" {
-		return nil
-	}
-	if err := r.Addresses.SetMAC(ctx, link.Name, r.state.ExtMAC); err != nil {
-		return err
-	}
-	r.wrote = true
-	r.Reporter.Event(Info, EventMACSet, "the LAN interface has the project's own MAC", Fields{"iface": link.Name, "mac": r.state.ExtMAC, "was": link.MAC})
-	for _, a := range link.Addrs {
-		r.announce(ctx, link.Name, a.Prefix.Addr())
-	}
-	return nil
-}
-
-// announce runs beside the loop: it takes seconds, and its failure is no
-// reason to stop.
-func (r *Reconciler) announce(ctx context.Context, iface string, a netip.Addr) {
-	go func() {
-		if err := r.Neighbours.Announce(ctx, iface, a); err != nil && ctx.Err() == nil {
-			r.Reporter.Event(Warn, EventAnnounceFailed, err.Error(), nil)
-		}
-	}()
-}
-
-// applyGateways takes the gateway addresses that Docker left vacant.
-func (r *Reconciler) applyGateways(ctx context.Context) error {
-	var errs []error
-	for _, t := range r.state.Transits {
-		for _, p := range t.Gateways {
-			r.undo.gateway(t.Iface, p)
-			if r.link(t.Iface).has(p) {
-				continue
-			}
-			if err := r.Addresses.AddAddress(ctx, t.Iface, p); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			r.wrote = true
-			r.announce(ctx, t.Iface, p.Addr())
-			r.Reporter.Event(Info, EventAddressAdded, "anchord is the gateway of network "+t.Network, Fields{"iface": t.Iface, "address": p.String()})
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// applyExternal gives ext the address of the lease, or Docker's, and nothing
-// else. A renewed lease changes only the lifetime.
-func (r *Reconciler) applyExternal(ctx context.Context) error {
-	if !r.state.OwnsExt {
-		return nil
-	}
-	link, want := r.link(r.state.Ext), r.state.External
-	var others []netip.Prefix
-	for _, a := range link.Addrs {
-		if a.Prefix.Addr().Is4() && a.Prefix != want.Prefix {
-			others = append(others, a.Prefix)
-		}
-	}
-	present := !want.Prefix.IsValid() || link.has(want.Prefix)
-	if present && len(others) == 0 && (want == r.held || !want.Prefix.IsValid()) {
-		r.held = want
-		return nil
-	}
-	var lifetime time.Duration
-	if want.Until > 0 {
-		lifetime = want.Until - r.seen.Now
-	}
-	var route *Route
-	if !present || len(others) > 0 {
-		route = r.wantedRoute(V4)
-	}
-	if want.Prefix == r.state.Lease.Address {
-		r.undo.leased = ifaceAddr{link.Name, want.Prefix}
-	}
-	if err := r.Addresses.Readdress(ctx, link.Name, want.Prefix, lifetime, others, route); err != nil {
-		return err
-	}
-	if route != nil {
-		// It went with the old address; that is nobody's interference.
-		if !r.routed[V4].Same(*route) {
-			r.routeSet(*route)
-		}
-		r.routed[V4], r.seen.Routes[V4] = *route, []Route{*route}
-	}
-	r.readdressed(ctx, link.Name, want, others, present)
-	return nil
-}
-
-// readdressed tells of the change of address, and ends what used the old one.
-func (r *Reconciler) readdressed(ctx context.Context, iface string, want LeasedAddr, others []netip.Prefix, present bool) {
-	r.held, r.wrote = want, true
-	if want.Prefix.IsValid() && !present {
-		r.announce(ctx, iface, want.Prefix.Addr())
-		r.Reporter.Event(Info, EventAddressAdded, "the project has an address on the LAN", Fields{"iface": iface, "address": want.Prefix.String()})
-	}
-	for _, p := range others {
-		r.Reporter.Event(Info, EventAddressRemoved, "the LAN interface gave up an address", Fields{"iface": iface, "address": p.String()})
-		if p.Addr() == want.Prefix.Addr() {
-			continue // another prefix length only
-		}
-		for _, m := range []FlowMatch{{OrigDst: p.Addr()}, {ReplyDst: p.Addr()}} {
-			if err := r.Flows.End(ctx, m); err != nil {
-				r.Reporter.Event(Warn, EventReconcileFailed, err.Error(), nil)
-			}
-			r.outcome.Flushes[V4]++
-		}
-	}
-	r.flowsDue = true
-}
-
-func (r *Reconciler) wantedRoute(f Family) *Route {
-	for _, route := range r.state.Routes {
-		if route.Family == f {
-			return &route
-		}
-	}
-	return nil
-}
-
-// applyRoutes puts the default routes right, whoever changed them.
-func (r *Reconciler) applyRoutes(ctx context.Context) error {
-	var errs []error
-	for _, want := range r.state.Routes {
-		has := r.seen.Routes[want.Family]
-		if len(has) > 0 && has[0].Same(want) {
-			r.routed[want.Family] = want
-			continue
-		}
-		if err := settle(ctx, r.Routes, want, has); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		r.routeSet(want)
-	}
-	return errors.Join(errs...)
-}
-
-// applyNeighbours corrects the MAC of backends that were recreated under
-// their old address.
-func (r *Reconciler) applyNeighbours(ctx context.Context) error {
-	var errs []error
-	if r.macs == nil {
-		r.macs = map[netip.Addr]string{}
-	}
-	tried := map[netip.Addr]bool{}
-	for _, e := range r.state.Entries {
-		old := r.macs[e.Backend]
-		if e.BackendMAC == "" || old == e.BackendMAC || tried[e.Backend] {
-			continue
-		}
-		if old != "" {
-			tried[e.Backend] = true
-			if err := r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC); err != nil {
-				errs = append(errs, err)
-				continue // to be tried again, in the next round
-			}
-		}
-		// Kept when the backend goes: its address comes back with another.
-		r.macs[e.Backend] = e.BackendMAC
-	}
-	return errors.Join(errs...)
-}
-
-// endStaleFlows ends the flows that the ruleset, which is in the kernel by
-// now, would send elsewhere. After it, never before: a flow that begins in
-// between would be tracked the old way.
-func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
-	var errs []error
-	own := r.ownAddresses()
-	if r.outcome.ApplyErr != nil {
-		r.flowsDue = true // the old rules would take them up again
-		return nil
-	}
 	for _, f := range Families {
-		for _, p := range Protocols {
-			if !r.flowsDue && !mayLeaveStale(p, entriesOf(before, f, p), entriesOf(r.state, f, p)) {
-				continue
-			}
-			errs = append(errs, r.endStale(ctx, f, p, own))
+		lease, err := r.Leases.Lease(f)
+		r.reportRefusal(f, err)
+		if err != nil {
+			continue // the lease that is held goes on
 		}
+		old := r.seen.Leases[f]
+		r.seen.Leases[f] = lease
+		r.reportLease(f, old, lease)
 	}
-	err := errors.Join(errs...)
-	r.flowsDue = err != nil
-	return err
-}
-
-// mayLeaveStale says whether a change of entries can leave flows behind: a new
-// TCP port cannot, since whoever tried it before was told that it is closed.
-func mayLeaveStale(p Protocol, before, now []Entry) bool {
-	if p == UDP {
-		return !slices.Equal(before, now)
-	}
-	kept := make(map[Entry]bool, len(now))
-	for _, e := range now {
-		kept[e] = true
-	}
-	return slices.ContainsFunc(before, func(e Entry) bool { return !kept[e] })
-}
-
-func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []netip.Addr) error {
-	flows, err := r.Flows.Flows(ctx, f, p)
-	if err != nil {
-		return err
-	}
-	told := map[netip.Addr]bool{}
-	for _, m := range StaleFlows(f, p, flows, own, r.state.Entries) {
-		if err := r.Flows.End(ctx, m); err != nil {
-			return err
-		}
-		r.outcome.Flushes[f]++
-		if !told[m.ReplySrc] {
-			told[m.ReplySrc] = true
-			r.Reporter.Event(Info, EventFlowsFlushed, "flows that lead elsewhere now were ended", Fields{"proto": string(p), "was": m.ReplySrc.String()})
-		}
-	}
-	return nil
-}
-
-func entriesOf(s State, f Family, p Protocol) []Entry {
-	var list []Entry
-	for _, e := range s.Entries {
-		if e.Family == f && e.Protocol == p {
-			list = append(list, e)
-		}
-	}
-	return list
-}
-
-// ownAddresses are all that a client may have addressed.
-func (r *Reconciler) ownAddresses() []netip.Addr {
-	own := []netip.Addr{r.state.External.Prefix.Addr()}
-	for _, l := range r.seen.Links {
-		for _, a := range l.Addrs {
-			own = append(own, a.Prefix.Addr())
-		}
-	}
-	for _, t := range r.state.Transits {
-		for _, g := range t.Gateways {
-			own = append(own, g.Addr())
-		}
-	}
-	return own
 }
 
 // finish tells the outcome, and sets the time of the next try after a
 // failure.
 func (r *Reconciler) finish(err error, start time.Time) {
-	r.outcome.State, r.outcome.Links, r.outcome.Err, r.outcome.Took = r.state, r.seen.Links, err, time.Since(start)
+	r.outcome.State, r.outcome.Links, r.outcome.Routes = r.state, r.seen.Links, r.seen.Routes
+	r.outcome.Err, r.outcome.Took = err, time.Since(start)
 	r.outcome.RulesetIn = r.applied != nil
 	r.outcome.Settled = r.outcome.RulesetIn && r.selfOK && r.state.Ext != ""
 	r.reportFailure(err)

@@ -88,7 +88,7 @@ func (r *Reconciler) reportFailure(err error) {
 	}
 }
 
-func (r *Reconciler) reportLease(old, lease Lease) {
+func (r *Reconciler) reportLease(f Family, old, lease Lease) {
 	if lease.Obtained == old.Obtained && lease.Address == old.Address {
 		return
 	}
@@ -96,10 +96,13 @@ func (r *Reconciler) reportLease(old, lease Lease) {
 		return // left by an earlier run; it is only asked for again
 	}
 	if !lease.Address.IsValid() {
-		r.Reporter.Event(Warn, EventDHCPLost, "the DHCP server took the lease back; a new one is asked for", Fields{"address": old.Address.String()})
+		r.Reporter.Event(Warn, EventDHCPLost, "the DHCP server took the lease back; a new one is asked for", Fields{"family": f.String(), "address": old.Address.String()})
 		return
 	}
-	fields := Fields{"address": lease.Address.String(), "lease_s": int64(lease.Duration.Seconds()), "server": lease.Server.String()}
+	fields := Fields{"family": f.String(), "address": lease.Address.String(), "lease_s": int64(lease.Duration.Seconds())}
+	if lease.Server.IsValid() {
+		fields["server"] = lease.Server.String()
+	}
 	if len(lease.Routers) > 0 {
 		fields["router"] = lease.Routers[0].String()
 	}
@@ -114,32 +117,42 @@ func (r *Reconciler) reportLease(old, lease Lease) {
 }
 
 // reportRefusal tells that a lease file cannot be used.
-func (r *Reconciler) reportRefusal(err error) {
-	if news, _ := r.refused.next(err); news {
-		r.Reporter.Event(Error, EventDHCPRefused, err.Error(), nil)
+func (r *Reconciler) reportRefusal(f Family, err error) {
+	if news, _ := r.refused[f].next(err); news {
+		r.Reporter.Event(Error, EventDHCPRefused, err.Error(), Fields{"family": f.String()})
 	}
 }
 
-// reportExpiry logs that the lease ran out unrenewed.
+// reportExpiry logs that a lease ran out unrenewed.
 func (r *Reconciler) reportExpiry(next State) {
-	if r.state.Lease.Address.IsValid() && !next.Lease.Address.IsValid() && r.seen.Lease.Address.IsValid() && !r.seen.Lease.ValidAt(r.seen.Now, r.seen.Boot) {
-		r.Reporter.Event(Error, EventDHCPLost, "the lease ran out: no DHCP server renewed it; asking on", Fields{"address": r.state.Lease.Address.String()})
+	for _, f := range Families {
+		had, read := r.state.Leases[f], r.seen.Leases[f]
+		if had.Address.IsValid() && !next.Leases[f].Address.IsValid() && read.Address.IsValid() && !read.ValidAt(r.seen.Now, r.seen.Boot) {
+			r.Reporter.Event(Error, EventDHCPLost, "the lease ran out: no DHCP server renewed it; asking on", Fields{"family": f.String(), "address": had.Address.String()})
+		}
 	}
 }
 
-// routeSet notes and tells that a default route was set: for the first time,
-// to another gateway, or because somebody had changed it.
+// routeIs notes that a route is there.
+func (r *Reconciler) routeIs(want Route) {
+	r.routed = slices.DeleteFunc(r.routed, func(set Route) bool { return set.Family == want.Family && set.Dst == want.Dst })
+	r.routed = append(r.routed, want)
+}
+
+// routeSet notes and tells that a route was set: for the first time, to
+// another gateway, or because somebody had changed it.
 func (r *Reconciler) routeSet(want Route) {
-	ours := r.routed[want.Family]
-	r.routed[want.Family], r.wrote = want, true
-	fields := Fields{"family": want.Family.String(), "gateway": want.Gateway.String(), "iface": want.Iface, "source": string(want.Source)}
-	if !ours.Same(want) {
-		r.Reporter.Event(Info, EventRouteSet, "the default route is set", fields)
+	again := r.isOurs(want) || want.Source == FromRouter && r.advertised
+	r.routeIs(want)
+	r.wrote = true
+	fields := Fields{"family": want.Family.String(), "to": want.To(), "gateway": want.Gateway.String(), "iface": want.Iface, "source": string(want.Source)}
+	if !again {
+		r.Reporter.Event(Info, EventRouteSet, "the route is set", fields)
 		return
 	}
-	if has := r.seen.Routes[want.Family]; len(has) > 0 {
+	if has := routesTo(want.Dst, r.seen.Routes[want.Family]); len(has) > 0 {
 		fields["was"] = has[0].Gateway.String() + " dev " + has[0].Iface
 	}
 	r.outcome.Reasserted[want.Family]++
-	r.Reporter.Event(Warn, EventRouteReasserted, "the default route was changed or lost; it is put back", fields)
+	r.Reporter.Event(Warn, EventRouteReasserted, "the route was changed or lost; it is put back", fields)
 }

@@ -26,11 +26,12 @@ type rig struct {
 	events    []string         // level, event, message
 	outcomes  []anchord.Outcome
 	announced []string
+	solicited []string
 	dockerErr error
 	leaseErr  error
 	tables    bool // they stand
 	flows     map[anchord.Protocol][]anchord.Flow
-	client    anchord.DHCPClient
+	clients   anchord.PerFamily[anchord.DHCPClient]
 	interrupt func() // if set, called while a route is being set, which then fails
 }
 
@@ -40,7 +41,7 @@ func newRig(w *world, c anchord.Config) *rig {
 	g := &rig{w: w, fails: map[string]error{}, flows: map[anchord.Protocol][]anchord.Flow{}}
 	g.Reconciler = &anchord.Reconciler{
 		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Tables: g,
-		Leases: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
+		Leases: g, Adverts: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
 		Uptime: func() time.Duration { return g.w.Now },
 	}
 	return g
@@ -137,10 +138,10 @@ func (g *rig) Links(context.Context) ([]anchord.Link, error) {
 	return links, g.fails["links"]
 }
 
-func (g *rig) DefaultRoutes(context.Context) (anchord.PerFamily[[]anchord.Route], error) {
+func (g *rig) Routes(context.Context) (anchord.PerFamily[[]anchord.Route], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.w.Routes, g.fails["routes"]
+	return g.w.Observation.Routes, g.fails["routes"]
 }
 
 func (g *rig) SetMAC(_ context.Context, iface, mac string) error {
@@ -164,7 +165,7 @@ func (g *rig) RemoveAddress(_ context.Context, iface string, p netip.Prefix) err
 	return g.effect("remove %s %s", iface, p)
 }
 
-func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, route *anchord.Route) error {
+func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, routes []anchord.Route) error {
 	what := "readdress " + iface
 	if wanted.IsValid() {
 		what += " " + wanted.String() + " for " + lifetime.String()
@@ -172,7 +173,7 @@ func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, li
 	if len(others) > 0 {
 		what += " without " + words(others)
 	}
-	if route != nil {
+	for _, route := range routes {
 		what += " via " + route.Gateway.String()
 	}
 	if err := g.effect("%s", what); err != nil {
@@ -183,10 +184,48 @@ func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, li
 	if wanted.IsValid() {
 		l.Addrs = append(l.Addrs, anchord.LinkAddr{Prefix: wanted})
 	}
-	if route != nil {
-		g.w.Routes[route.Family] = []anchord.Route{*route}
+	for _, route := range routes {
+		g.setRoute(route)
 	}
 	return nil
+}
+
+// setRoute does what the kernel does with a route of the metric that all of
+// ours have.
+func (g *rig) setRoute(r anchord.Route) {
+	others := slices.DeleteFunc(slices.Clone(g.w.Observation.Routes[r.Family]), func(o anchord.Route) bool { return o.Dst == r.Dst })
+	g.w.Observation.Routes[r.Family] = append(others, r)
+}
+
+func (g *rig) LeaseAddress(_ context.Context, iface string, p netip.Prefix, valid, preferred time.Duration) error {
+	err := g.effect("lease %s %s for %s, %s", iface, p, valid, preferred)
+	if l := g.link(iface); err == nil && !slices.ContainsFunc(l.Addrs, func(a anchord.LinkAddr) bool { return a.Prefix == p }) {
+		l.Addrs = append(l.Addrs, anchord.LinkAddr{Prefix: p})
+	}
+	return err
+}
+
+func (g *rig) AddChild(_ context.Context, c anchord.Child) error {
+	err := g.effect("child %s on %s %s", c.Name, c.Parent, c.MAC)
+	if err == nil {
+		g.w.Links = append(g.w.Links, anchord.Link{Name: c.Name, MAC: c.MAC})
+	}
+	return err
+}
+
+func (g *rig) RemoveChild(_ context.Context, name string) error { return g.effect("unchild %s", name) }
+
+func (g *rig) Solicit(_ context.Context, iface string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.solicited = append(g.solicited, iface)
+	return g.fails["solicit"]
+}
+
+func (g *rig) Adverts() map[string]anchord.Advert {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.w.Observation.Adverts
 }
 
 func (g *rig) ReplaceRoute(_ context.Context, r anchord.Route) error {
@@ -196,13 +235,19 @@ func (g *rig) ReplaceRoute(_ context.Context, r anchord.Route) error {
 		return context.Canceled
 	}
 	if err == nil {
-		g.change(func() { g.w.Routes[r.Family] = []anchord.Route{r} })
+		g.change(func() { g.setRoute(r) })
 	}
 	return err
 }
 
 func (g *rig) DeleteRoute(_ context.Context, r anchord.Route) error {
-	return g.effect("unroute %s %s", r.Gateway, r.Iface)
+	err := g.effect("unroute %s %s", r.Gateway, r.Iface)
+	if err == nil {
+		g.change(func() {
+			g.w.Observation.Routes[r.Family] = slices.DeleteFunc(slices.Clone(g.w.Observation.Routes[r.Family]), r.Same)
+		})
+	}
+	return err
 }
 
 func (g *rig) SetNeighbour(_ context.Context, iface string, a netip.Addr, mac string) error {
@@ -248,7 +293,12 @@ func (g *rig) Standing(context.Context) (bool, error) { return g.tables, g.fails
 
 func (g *rig) Remove(context.Context) error { return g.effect("unrule") }
 
-func (g *rig) Lease() (anchord.Lease, error) { return g.w.Lease, g.leaseErr }
+func (g *rig) Lease(f anchord.Family) (anchord.Lease, error) {
+	if f == anchord.V4 {
+		return g.w.Leases[f], g.leaseErr
+	}
+	return g.w.Leases[f], nil
+}
 
 func (g *rig) Event(l anchord.Level, event, message string, _ anchord.Fields) {
 	g.mu.Lock()
@@ -265,14 +315,18 @@ func (g *rig) Reconciled(o anchord.Outcome) {
 // fakeDHCP is the rig's DHCP client; only changes are effects.
 type fakeDHCP struct{ g *rig }
 
-func (d fakeDHCP) Run(c *anchord.DHCPClient, last netip.Addr) {
+func (d fakeDHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) {
 	var want anchord.DHCPClient
 	if c != nil {
 		want = *c
 	}
-	if want != d.g.client {
-		d.g.client = want
-		_ = d.g.effect("client %s %s %s", want.Iface, want.Hostname, text(last))
+	if want != d.g.clients[f] {
+		d.g.clients[f] = want
+		kind := "client"
+		if f == anchord.V6 {
+			kind = "client6"
+		}
+		_ = d.g.effect("%s %s %s %s", kind, want.Iface, want.Hostname, text(last))
 	}
 }
 

@@ -14,8 +14,9 @@ type Observation struct {
 	Self       Self
 	Containers []Container // running ones of the scope, and namespace owners that they refer to
 	Links      []Link
-	Routes     PerFamily[[]Route] // default routes as the kernel has them
-	Lease      Lease              // zero if there is none
+	Routes     PerFamily[[]Route] // as the kernel has them, best first
+	Leases     PerFamily[Lease]   // zero where there is none
+	Adverts    map[string]Advert  // what routers say, by interface
 	Now        time.Duration      // since boot
 	Boot       string
 }
@@ -26,7 +27,9 @@ type Memory struct {
 	Shared        Shared
 	EmptyRounds   int           // reconciles in a row without any backend
 	EmptySince    time.Duration // boot time of the first of them
-	LeasedGateway netip.Addr    // the router that a lease named last
+	LeasedGateway netip.Addr    // the IPv4 router that a lease named last
+	Leased        PerFamily[bool]
+	Lost          PerFamily[int] // leases that ended
 }
 
 // State is what the namespace shall look like: the outcome of one decision.
@@ -39,13 +42,16 @@ type State struct {
 	Shared   string // shared network's name
 	Transits []Transit
 	Entries  []Entry // sorted by family, protocol, port
-	// Addresses that ext shall have in IPv4, where anchord is the authority
-	// for it (OwnsExt).
-	External  LeasedAddr
+	// Child is the LAN interface that anchord makes itself, if it does.
+	Child *Child
+	// External are the addresses from leases that ext shall have. In IPv4
+	// it shall have no other where anchord is the authority (OwnsExt); in
+	// IPv6 the kernel adds its own.
+	External  PerFamily[LeasedAddr]
 	OwnsExt   bool
 	Routes    []Route
-	Lease     Lease
-	DHCP      *DHCPClient
+	Leases    PerFamily[Lease] // the valid ones
+	Clients   PerFamily[*DHCPClient]
 	Notices   []Notice
 	Conflicts int // entries refused because another container has the port
 	Rejected  int // containers whose label is refused
@@ -80,15 +86,23 @@ func (e Entry) Ports() string { return portsString(e.First, e.Last) }
 // LeasedAddr is an address and how long the kernel may keep it.
 type LeasedAddr struct {
 	Prefix netip.Prefix
-	// Until is the time since boot at which it ends; zero: never.
-	Until time.Duration
+	// Until is the time since boot at which it ends; zero: never. From
+	// Preferred on, new connections use another address, if there is one.
+	Until, Preferred time.Duration
 }
 
-// DHCPClient describes the DHCP client that shall run.
+// Child is a macvlan interface on a parent in anchord's own namespace.
+type Child struct {
+	Name, Parent string
+	MAC          string // empty: the kernel's choice
+}
+
+// DHCPClient describes a DHCP client that shall run.
 type DHCPClient struct {
 	Iface    string
 	MAC      string // so that a changed MAC restarts the client
 	Hostname string
+	Lost     int // leases lost so far: a new one is asked for from the start
 }
 
 // Notice is something that a person should know: it is logged once when it
@@ -123,8 +137,8 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.external()
 	d.transits()
 	d.expose()
-	d.leasedAddress()
-	d.defaultRoutes()
+	d.leasedAddresses()
+	d.routes()
 	return d.state, d.memory, nil
 }
 
@@ -150,6 +164,9 @@ func (d *decision) external() {
 	if ownMAC == "" {
 		ownMAC = DerivedMAC(project)
 	}
+	if d.config.VLANParent != "" {
+		ownMAC = "" // no interface of Docker's gets it
+	}
 	d.attached = d.o.Self.attachments(d.o.Links, ownMAC)
 	ext, err := d.config.pickExt(d.attached, d.o.Links)
 	d.ext = ext
@@ -159,6 +176,10 @@ func (d *decision) external() {
 	}
 	d.state.Ext = ext.Link.Name
 	d.state.ExtMAC = d.config.MAC.For(ext, project)
+	if d.config.VLANParent != "" {
+		d.state.Ext = d.config.childName()
+		d.state.Child = &Child{Name: d.state.Ext, Parent: d.config.VLANParent, MAC: d.state.ExtMAC}
+	}
 	d.state.Mode = d.config.Mode
 	if d.state.Mode == ModeAuto {
 		d.state.Mode = ModeDHCPRefresh
@@ -433,27 +454,64 @@ func sortEntries(entries []Entry) {
 	})
 }
 
-// leasedAddress decides which IPv4 address ext shall have, and whether a
-// DHCP client runs.
-func (d *decision) leasedAddress() {
+// leasedAddresses decides which DHCP clients run, and which addresses ext
+// shall have from leases.
+func (d *decision) leasedAddresses() {
 	if d.state.Ext == "" || d.state.Mode != ModeDHCPRefresh {
 		return
 	}
+	d.state.OwnsExt = true
+	for _, f := range Families {
+		lease := d.o.Leases[f]
+		valid := lease.ValidAt(d.o.Now, d.o.Boot)
+		if d.memory.Leased[f] && !valid {
+			d.memory.Lost[f]++
+		}
+		d.memory.Leased[f] = valid
+		if valid {
+			d.state.Leases[f] = lease
+			d.state.External[f] = lease.address()
+		}
+	}
+	if !d.state.Leases[V4].Address.IsValid() {
+		d.state.External[V4].Prefix = d.bootstrapAddress()
+	}
+	if d.ext.Link.Name == "" {
+		return // not made yet
+	}
+	d.state.Clients[V4] = d.client(V4)
+	// Without an address of its own on the link, a client cannot ask.
+	if d.ext.Link.Local.IsValid() && (d.o.Adverts[d.state.Ext].Managed || d.state.Leases[V6].Address.IsValid()) {
+		d.state.Clients[V6] = d.client(V6)
+	}
+	d.clash()
+}
+
+func (d *decision) client(f Family) *DHCPClient {
 	mac := d.state.ExtMAC
 	if mac == "" {
 		mac = d.ext.Link.MAC
 	}
-	d.state.DHCP = &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname}
-	d.state.OwnsExt = true
-	if d.o.Lease.ValidAt(d.o.Now, d.o.Boot) {
-		d.state.Lease = d.o.Lease
-		d.state.External.Prefix = d.o.Lease.Address
-		if !d.o.Lease.Infinite() {
-			d.state.External.Until = d.o.Lease.Obtained + d.o.Lease.Duration
-		}
-		return
+	c := &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname}
+	if f == V6 {
+		c.Lost = d.memory.Lost[f] // udhcpc begins again by itself
 	}
-	d.state.External.Prefix = d.bootstrapAddress()
+	return c
+}
+
+// clash tells that the LAN and a network inside use the same addresses: each
+// can then only reach one of both.
+func (d *decision) clash() {
+	for _, f := range Families {
+		own := d.state.External[f].Prefix
+		for _, t := range d.state.Transits {
+			for _, s := range t.Subnets {
+				if own.IsValid() && s.IsValid() && s.Overlaps(own) {
+					d.notice(Error, EventSubnetClash, "", "network %s has the subnet %s, and the LAN gave the address %s: choose another subnet for the network in the Compose file (networks: … ipam: config: - subnet: …)", t.Network, s, own)
+				}
+			}
+		}
+	}
 }
 
 // bootstrapAddress is the address that Docker gave ext, if any.

@@ -263,7 +263,7 @@ func TestExternalAddress(t *testing.T) {
 		{"dhcp-refresh begins on Docker's address", withAddress(usual()), nil, anchord.ModeDHCPRefresh, anchord.ModeDHCPRefresh, true, "192.0.2.9/24", 0},
 		{"lease", usual(), func(w *world) { w.lease("192.0.2.77/24") }, anchord.ModeAuto, anchord.ModeDHCPRefresh, true, "192.0.2.77/24", 4600 * time.Second},
 		{"lease in place of Docker's address", withAddress(usual()), func(w *world) { w.lease("198.51.100.7/25") }, anchord.ModeDHCPRefresh, anchord.ModeDHCPRefresh, true, "198.51.100.7/25", 4600 * time.Second},
-		{"infinite lease", usual(), func(w *world) { w.lease("192.0.2.77/24"); w.Lease.Duration = 0 }, anchord.ModeAuto, anchord.ModeDHCPRefresh, true, "192.0.2.77/24", 0},
+		{"infinite lease", usual(), func(w *world) { w.lease("192.0.2.77/24"); w.Leases[anchord.V4].Duration = 0 }, anchord.ModeAuto, anchord.ModeDHCPRefresh, true, "192.0.2.77/24", 0},
 		{"lease that has ended", usual(), func(w *world) { w.lease("192.0.2.77/24"); w.Now += time.Hour }, anchord.ModeAuto, anchord.ModeDHCPRefresh, true, "", 0},
 		{"lease's last second", usual(), func(w *world) { w.lease("192.0.2.77/24"); w.Now += time.Hour - time.Second }, anchord.ModeAuto, anchord.ModeDHCPRefresh, true, "192.0.2.77/24", 4600 * time.Second},
 		{"ended lease brings Docker's address back", withAddress(usual()), func(w *world) { w.lease("192.0.2.77/24"); w.Now += time.Hour }, anchord.ModeDHCPRefresh, anchord.ModeDHCPRefresh, true, "192.0.2.9/24", 0},
@@ -277,11 +277,11 @@ func TestExternalAddress(t *testing.T) {
 			c.Mode = tt.mode
 			s, _ := tt.w.decide(t, c, anchord.Memory{})
 			external := ""
-			if s.External.Prefix.IsValid() {
-				external = s.External.Prefix.String()
+			if s.External[anchord.V4].Prefix.IsValid() {
+				external = s.External[anchord.V4].Prefix.String()
 			}
-			if s.Mode != tt.wantMode || (s.DHCP != nil) != tt.dhcp || s.OwnsExt != tt.dhcp || external != tt.external || s.External.Until != tt.until {
-				t.Errorf("mode %s, client %v, owner %v, address %q until %v", s.Mode, s.DHCP, s.OwnsExt, external, s.External.Until)
+			if s.Mode != tt.wantMode || (s.Clients[anchord.V4] != nil) != tt.dhcp || s.OwnsExt != tt.dhcp || external != tt.external || s.External[anchord.V4].Until != tt.until {
+				t.Errorf("mode %s, client %v, owner %v, address %q until %v", s.Mode, s.Clients[anchord.V4], s.OwnsExt, external, s.External[anchord.V4].Until)
 			}
 		})
 	}
@@ -292,13 +292,13 @@ func TestDHCPClient(t *testing.T) {
 	w.Self.Labels["com.docker.compose.project"] = "my_app"
 	s, _ := w.decide(t, auto(), anchord.Memory{})
 	want := anchord.DHCPClient{Iface: "lan0", MAC: anchord.DerivedMAC("my_app"), Hostname: "my-app"}
-	if s.DHCP == nil || *s.DHCP != want {
-		t.Errorf("client %+v, want %+v", s.DHCP, want)
+	if s.Clients[anchord.V4] == nil || *s.Clients[anchord.V4] != want {
+		t.Errorf("client %+v, want %+v", s.Clients[anchord.V4], want)
 	}
 	c := auto()
 	c.MAC.Keep = true
-	if s, _ = w.decide(t, c, anchord.Memory{}); s.DHCP == nil || s.DHCP.MAC != lanMAC {
-		t.Errorf("client with a kept MAC %+v", s.DHCP)
+	if s, _ = w.decide(t, c, anchord.Memory{}); s.Clients[anchord.V4] == nil || s.Clients[anchord.V4].MAC != lanMAC {
+		t.Errorf("client with a kept MAC %+v", s.Clients[anchord.V4])
 	}
 }
 
@@ -386,7 +386,7 @@ func TestGatewayOfALeaseStaysFirst(t *testing.T) {
 		want string
 	}{
 		{"lease ended", func() { w.Now += 2 * time.Hour }, "v4 192.0.2.3 lease"},
-		{"taken back", func() { w.Lease = anchord.Lease{} }, "v4 192.0.2.3 lease"},
+		{"taken back", func() { w.Leases[anchord.V4] = anchord.Lease{} }, "v4 192.0.2.3 lease"},
 		{"new one without a router", func() { w.lease("192.0.2.78/24") }, "v4 192.0.2.3 lease"},
 		{"new one with another router", func() { w.lease("192.0.2.78/24", "192.0.2.5") }, "v4 192.0.2.5 lease"},
 		{"and that one ended", func() { w.Now += 2 * time.Hour }, "v4 192.0.2.5 lease"},

@@ -11,13 +11,20 @@ import (
 // undoing remembers what the reconciler put into the namespace, whether or
 // not it is still wanted.
 type undoing struct {
-	leased   ifaceAddr
+	leased   []ifaceAddr
 	gateways []ifaceAddr
+	child    string
 }
 
 type ifaceAddr struct {
 	iface  string
 	prefix netip.Prefix
+}
+
+func (u *undoing) lease(iface string, p netip.Prefix) {
+	if a := (ifaceAddr{iface, p}); !slices.Contains(u.leased, a) {
+		u.leased = append(slices.DeleteFunc(u.leased, func(old ifaceAddr) bool { return old.prefix.Addr().Is4() == p.Addr().Is4() }), a)
+	}
 }
 
 func (u *undoing) gateway(iface string, p netip.Prefix) {
@@ -45,23 +52,24 @@ func (r *Reconciler) Stop(ctx context.Context) error {
 		}
 		r.Reporter.Event(Info, EventStopping, what, nil)
 	}
-	if r.state.DHCP != nil {
-		what := "DHCP client stopped"
-		if r.state.Lease.Address.IsValid() {
-			what += ", lease released"
+	if r.state.Clients[V4] != nil || r.state.Clients[V6] != nil {
+		what := "DHCP clients stopped"
+		if r.state.Leases[V4].Address.IsValid() || r.state.Leases[V6].Address.IsValid() {
+			what += ", leases released"
 		}
 		step(what, r.DHCP.Stop)
 	}
 	for _, route := range r.routed {
-		if route.Gateway.IsValid() {
-			step("default route removed", func(ctx context.Context) error { return r.Routes.DeleteRoute(ctx, route) })
-		}
+		step("route to "+route.To()+" removed", func(ctx context.Context) error { return r.Routes.DeleteRoute(ctx, route) })
 	}
-	if a := r.undo.leased; a.iface != "" {
+	for _, a := range r.undo.leased {
 		step("leased address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
 	}
 	for _, a := range r.undo.gateways {
 		step("gateway address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
+	}
+	if name := r.undo.child; name != "" {
+		step("LAN interface removed", func(ctx context.Context) error { return r.Addresses.RemoveChild(ctx, name) })
 	}
 	step("ruleset removed", r.Tables.Remove)
 	return errors.Join(errs...)

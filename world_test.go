@@ -100,9 +100,9 @@ func (w *world) run(name, expose string, on ...string) *anchord.Container {
 
 // lease gives the world a lease obtained just now.
 func (w *world) lease(prefix string, routers ...string) {
-	w.Lease = anchord.Lease{Address: netip.MustParsePrefix(prefix), Duration: time.Hour, Obtained: w.Now, Boot: w.Boot}
+	w.Leases[anchord.V4] = anchord.Lease{Address: netip.MustParsePrefix(prefix), Duration: time.Hour, Obtained: w.Now, Boot: w.Boot}
 	for _, r := range routers {
-		w.Lease.Routers = append(w.Lease.Routers, netip.MustParseAddr(r))
+		w.Leases[anchord.V4].Routers = append(w.Leases[anchord.V4].Routers, netip.MustParseAddr(r))
 	}
 }
 

@@ -12,19 +12,24 @@ import (
 	"github.com/AlexCherrypi/anchord"
 )
 
-// DHCP4 runs udhcpc for the ext interface. All fields but Observe are
-// required.
-type DHCP4 struct {
-	Script     string // hook; writes into LeaseDir
+// DHCP runs the DHCP clients of the ext interface, one for each family. All
+// fields but Ended are required.
+type DHCP struct {
+	Hooks      string // directory of the hook scripts, which write into LeaseDir
 	LeaseDir   string
-	Boot       string // id of this boot, for the lease file
+	Boot       string // id of this boot, for the lease files
 	BackoffMax time.Duration
 	// Ended is called when a client was ended on purpose and has given its
 	// lease back.
-	Ended func()
-	// Observe is told what the client does.
+	Ended func(f anchord.Family)
+	// Observe is told what the clients do.
 	Observe func(anchord.Level, string, string, anchord.Fields)
 
+	clients anchord.PerFamily[dhcpClient]
+}
+
+// dhcpClient is one family's client.
+type dhcpClient struct {
 	mu      sync.Mutex
 	running anchord.DHCPClient
 	child   supervised
@@ -33,81 +38,106 @@ type DHCP4 struct {
 	hookTold          map[string]bool
 }
 
-// Run makes exactly this client run; nil means none. A client that runs
-// already is left alone.
-func (d *DHCP4) Run(c *anchord.DHCPClient, last netip.Addr) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// Run makes exactly this client of the family run; nil means none. A client
+// that runs already is left alone.
+func (d *DHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) {
+	client := &d.clients[f]
+	client.mu.Lock()
+	defer client.mu.Unlock()
 	var want anchord.DHCPClient
 	if c != nil {
 		want = *c
 	}
-	if want == d.running {
+	if want == client.running {
 		return
 	}
-	d.end()
-	d.running = want
+	d.end(f)
+	client.running = want
 	if c == nil {
 		return
 	}
-	d.Observe(anchord.Info, anchord.EventDHCPStarted, "asking the LAN's DHCP server for an address", anchord.Fields{"iface": c.Iface, "hostname": c.Hostname})
-	d.child.start(&Child{
-		Args:       UDHCPCArgs(*c, d.Script, last),
-		Env:        []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot},
-		Line:       d.line,
-		Exited:     d.exited,
-		BackoffMax: d.BackoffMax,
-	})
+	d.Observe(anchord.Info, anchord.EventDHCPStarted, "asking the LAN's DHCP server for an address", anchord.Fields{"family": f.String(), "iface": c.Iface, "hostname": c.Hostname})
+	client.child.start(d.supervise(f, *c, last))
 }
 
-// Stop ends the client, which releases its lease as long as the address is on
-// the interface.
-func (d *DHCP4) Stop(context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.end()
+// supervise describes the family's program.
+func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient, last netip.Addr) *Child {
+	child := &Child{
+		Args:       UDHCPCArgs(c, filepath.Join(d.Hooks, "udhcpc.script"), last),
+		Env:        []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot},
+		Line:       d.line4,
+		Exited:     func(err error, again time.Duration) { d.exited(f, err, again) },
+		BackoffMax: d.BackoffMax,
+	}
+	return child
+}
+
+// Stop ends the clients at the same time; each releases its lease as long as
+// the address is on the interface.
+func (d *DHCP) Stop(context.Context) error {
+	var wg sync.WaitGroup
+	for _, f := range anchord.Families {
+		wg.Go(func() {
+			d.clients[f].mu.Lock()
+			defer d.clients[f].mu.Unlock()
+			d.end(f)
+		})
+	}
+	wg.Wait()
 	return nil
 }
 
-func (d *DHCP4) end() {
-	if d.running == (anchord.DHCPClient{}) {
+func (d *DHCP) end(f anchord.Family) {
+	client := &d.clients[f]
+	if client.running == (anchord.DHCPClient{}) {
 		return
 	}
-	d.child.stop()
-	d.running = anchord.DHCPClient{}
+	client.child.stop()
+	client.running = anchord.DHCPClient{}
 	if d.Ended != nil {
-		d.Ended()
+		d.Ended(f)
 	}
 }
 
-// line picks from udhcpc's chatter what no hook is told.
-func (d *DHCP4) line(line string) {
-	d.lastLine = line
-	if !strings.HasPrefix(line, "udhcpc: ") && !d.hookTold[line] {
-		if d.hookTold == nil {
-			d.hookTold = map[string]bool{}
-		}
-		d.hookTold[line] = true
-		d.Observe(anchord.Error, anchord.EventDHCPHookFailed, "the DHCP hook could not write the lease down (is ANCHORD_RUN_DIR writable, and not full?): "+line, nil)
+// line4 picks from udhcpc's chatter what no hook is told.
+func (d *DHCP) line4(line string) {
+	client := &d.clients[anchord.V4]
+	client.lastLine = line
+	if !strings.HasPrefix(line, "udhcpc: ") {
+		d.hookSays(anchord.V4, line)
 		return
 	}
 	if _, rest, found := strings.Cut(line, "select for "); found {
-		d.offered, _, _ = strings.Cut(rest, ",")
+		client.offered, _, _ = strings.Cut(rest, ",")
 	}
 	if strings.Contains(line, "address is in use") {
-		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", anchord.Fields{"address": d.offered})
+		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", anchord.Fields{"family": "v4", "address": client.offered})
 		return
 	}
 	d.Observe(anchord.Debug, anchord.EventDHCPStarted, line, nil)
 }
 
-func (d *DHCP4) exited(err error, again time.Duration) {
+// hookSays is told what a hook wrote: it only does if it fails.
+func (d *DHCP) hookSays(f anchord.Family, line string) {
+	client := &d.clients[f]
+	if client.hookTold[line] {
+		return
+	}
+	if client.hookTold == nil {
+		client.hookTold = map[string]bool{}
+	}
+	client.hookTold[line] = true
+	d.Observe(anchord.Error, anchord.EventDHCPHookFailed, "the DHCP hook could not write the lease down (is ANCHORD_RUN_DIR writable, and not full?): "+line, anchord.Fields{"family": f.String()})
+}
+
+func (d *DHCP) exited(f anchord.Family, err error, again time.Duration) {
+	last := d.clients[f].lastLine
 	message := "the DHCP client failed; starting it again"
-	if strings.Contains(d.lastLine, "no lease") {
+	if strings.Contains(last, "no lease") {
 		message = "no DHCP server answered; asking again"
 	}
 	d.Observe(anchord.Warn, anchord.EventDHCPFailed, message, anchord.Fields{
-		"again_in_s": again.Round(100 * time.Millisecond).Seconds(), "error": err.Error(), "client": d.lastLine,
+		"family": f.String(), "again_in_s": again.Round(100 * time.Millisecond).Seconds(), "error": err.Error(), "client": last,
 	})
 }
 
@@ -130,6 +160,7 @@ func UDHCPCArgs(c anchord.DHCPClient, script string, last netip.Addr) []string {
 		"udhcpc", "-f", "-n", "-R", "-a" + probe,
 		"-t", discovers, "-T", discoverPause,
 		"-i", c.Iface, "-s", script,
+		"-O", "staticroutes", // option 121
 		"-x", "hostname:" + c.Hostname,
 		"-x", "0x3d:00" + hex.EncodeToString([]byte(c.Hostname)),
 	}

@@ -13,7 +13,7 @@ import (
 
 func TestDHCPClientsCommandLine(t *testing.T) {
 	c := anchord.DHCPClient{Iface: "lan0", MAC: "02:00:00:00:00:01", Hostname: "my-app"}
-	const first = "udhcpc -f -n -R -a300 -t 4 -T 2 -i lan0 -s /hook -x hostname:my-app -x 0x3d:006d792d617070"
+	const first = "udhcpc -f -n -R -a300 -t 4 -T 2 -i lan0 -s /hook -O staticroutes -x hostname:my-app -x 0x3d:006d792d617070"
 	if got := strings.Join(UDHCPCArgs(c, "/hook", netip.Addr{}), " "); got != first {
 		t.Errorf("%s\nwant %s", got, first)
 	}
@@ -56,22 +56,22 @@ func (o *observed) until(t *testing.T, event string) {
 }
 
 func TestDHCPClientRunsAsAsked(t *testing.T) {
-	recorded := tools(t, map[string]string{"udhcpc": "echo running; exec sleep 100"})
+	recorded := tools(t, map[string]string{"udhcpc": "echo udhcpc: running; exec sleep 100"})
 	o := &observed{more: make(chan struct{}, 100)}
-	d := &DHCP4{Script: "/hook", LeaseDir: LeaseDir("/run/anchord"), Boot: "b", Observe: o.observe}
+	d := &DHCP{Hooks: "/hooks", LeaseDir: LeaseDir("/run/anchord"), Boot: "b", Observe: o.observe}
 	client := anchord.DHCPClient{Iface: "lan0", MAC: "02:00:00:00:00:01", Hostname: "shop"}
-	d.Run(&client, netip.Addr{})
+	d.Run(anchord.V4, &client, netip.Addr{})
 	o.until(t, "running")
 	same := client
-	d.Run(&same, netip.MustParseAddr("192.0.2.7"))
-	if got := recorded(); strings.Count(got, "udhcpc") != 1 || strings.Contains(got, "-r ") {
+	d.Run(anchord.V4, &same, netip.MustParseAddr("192.0.2.7"))
+	if got := recorded(); strings.Count(got, "udhcpc -f") != 1 || strings.Contains(got, "-r ") {
 		t.Errorf("a running client was not left alone: %q", got)
 	}
 	o.mu.Lock()
 	o.events = nil
 	o.mu.Unlock()
 	same.MAC = "02:00:00:00:00:02"
-	d.Run(&same, netip.MustParseAddr("192.0.2.7"))
+	d.Run(anchord.V4, &same, netip.MustParseAddr("192.0.2.7"))
 	o.until(t, "running")
 	if got := recorded(); !strings.Contains(got, "-r 192.0.2.7") {
 		t.Errorf("with another MAC: %q", got)
@@ -79,7 +79,7 @@ func TestDHCPClientRunsAsAsked(t *testing.T) {
 	if err := d.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d.Run(nil, netip.Addr{})
+	d.Run(anchord.V4, nil, netip.Addr{})
 	if got := recorded(); got != "" {
 		t.Errorf("without a client to run: %q", got)
 	}
@@ -91,8 +91,8 @@ func TestDHCPClientRunsAsAsked(t *testing.T) {
 func TestDHCPClientTellsOfConflictsAndSilence(t *testing.T) {
 	tools(t, map[string]string{"udhcpc": "echo 'udhcpc: offered address is in use (got ARP reply), declining'; exit 1"})
 	o := &observed{more: make(chan struct{}, 100)}
-	d := &DHCP4{Script: "/hook", BackoffMax: time.Second, Observe: o.observe}
-	d.Run(&anchord.DHCPClient{Iface: "lan0", Hostname: "shop"}, netip.Addr{})
+	d := &DHCP{Hooks: "/hooks", BackoffMax: time.Second, Observe: o.observe}
+	d.Run(anchord.V4, &anchord.DHCPClient{Iface: "lan0", Hostname: "shop"}, netip.Addr{})
 	o.until(t, anchord.EventDHCPDeclined)
 	o.until(t, anchord.EventDHCPFailed)
 	_ = d.Stop(t.Context())

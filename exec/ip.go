@@ -16,7 +16,7 @@ import (
 // iproute2. Its zero value is ready to use.
 type IP struct{ Runner Runner }
 
-// Links lists the namespace's interfaces but lo, with their global addresses.
+// Links lists the namespace's interfaces but lo, with their addresses.
 func (i IP) Links(ctx context.Context) ([]anchord.Link, error) {
 	out, err := i.Runner.Run(ctx, "", "ip", "-j", "address", "show")
 	if err != nil {
@@ -35,6 +35,9 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 			Prefixlen int
 			Scope     string
 			Valid     uint32 `json:"valid_life_time"`
+
+			Tentative, Deprecated bool
+			Duplicate             bool `json:"dadfailed"`
 		} `json:"addr_info"`
 	}
 	if err := json.Unmarshal(out, &raw); err != nil {
@@ -48,10 +51,16 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 		l := anchord.Link{Name: r.Ifname, MAC: r.Address}
 		for _, a := range r.AddrInfo {
 			addr, err := netip.ParseAddr(a.Local)
+			if err == nil && a.Scope == "link" && addr.Is6() && !a.Tentative && !a.Duplicate {
+				l.Local = addr
+			}
 			if err != nil || a.Scope != "global" {
 				continue
 			}
-			l.Addrs = append(l.Addrs, anchord.LinkAddr{Prefix: netip.PrefixFrom(addr, a.Prefixlen), Permanent: a.Valid == forever})
+			l.Addrs = append(l.Addrs, anchord.LinkAddr{
+				Prefix: netip.PrefixFrom(addr, a.Prefixlen), Permanent: a.Valid == forever,
+				Tentative: a.Tentative, Duplicate: a.Duplicate, Deprecated: a.Deprecated,
+			})
 		}
 		links = append(links, l)
 	}
@@ -61,14 +70,13 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 // forever is the kernel's lifetime of an address that does not end.
 const forever = 1<<32 - 1
 
-// DefaultRoutes lists the default routes of the main table, per family, best
-// first.
-func (i IP) DefaultRoutes(ctx context.Context) (anchord.PerFamily[[]anchord.Route], error) {
+// Routes lists the routes of the main table, per family, best first.
+func (i IP) Routes(ctx context.Context) (anchord.PerFamily[[]anchord.Route], error) {
 	var routes anchord.PerFamily[[]anchord.Route]
 	for _, f := range anchord.Families {
-		out, err := i.Runner.Run(ctx, "", "ip", ipFlag(f), "-j", "route", "show", "default")
+		out, err := i.Runner.Run(ctx, "", "ip", ipFlag(f), "-j", "route", "show", "table", "main")
 		if err != nil {
-			return routes, fmt.Errorf("listing default routes: %w", err)
+			return routes, fmt.Errorf("listing routes: %w", err)
 		}
 		if routes[f], err = parseRoutes(f, out); err != nil {
 			return routes, err
@@ -79,22 +87,41 @@ func (i IP) DefaultRoutes(ctx context.Context) (anchord.PerFamily[[]anchord.Rout
 
 func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
 	var raw []struct {
-		Gateway, Dev, Protocol string
-		Metric                 int
+		Dst, Gateway, Dev, Protocol string
+		Metric                      int
 	}
 	if len(strings.TrimSpace(string(out))) == 0 {
 		return nil, nil
 	}
 	if err := json.Unmarshal(out, &raw); err != nil {
-		return nil, fmt.Errorf("reading default routes: %w", err)
+		return nil, fmt.Errorf("reading routes: %w", err)
 	}
 	var routes []anchord.Route
 	for _, r := range raw {
+		dst, err := parseDst(r.Dst)
+		if err != nil {
+			continue // of a kind that anchord never sets
+		}
 		// A route without gateway is kept too: it has to be replaced.
 		gateway, _ := netip.ParseAddr(r.Gateway)
-		routes = append(routes, anchord.Route{Family: f, Gateway: gateway, Iface: r.Dev, Metric: r.Metric, Advertised: r.Protocol == "ra"})
+		routes = append(routes, anchord.Route{
+			Family: f, Dst: dst, Gateway: gateway, Iface: r.Dev, Metric: r.Metric,
+			Advertised: r.Protocol == "ra", Leased: r.Protocol == "dhcp",
+		})
 	}
 	return routes, nil
+}
+
+// parseDst reads a route's destination: default, a prefix, or the address of
+// one host.
+func parseDst(s string) (netip.Prefix, error) {
+	if s == "default" {
+		return netip.Prefix{}, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	return netip.ParsePrefix(s)
 }
 
 func ipFlag(f anchord.Family) string {
@@ -104,9 +131,34 @@ func ipFlag(f anchord.Family) string {
 	return "-4"
 }
 
-// SetMAC changes an interface's hardware address.
+// AddChild makes a macvlan interface in bridge mode. A parent that was moved
+// into the namespace is down at first.
+func (i IP) AddChild(ctx context.Context, c anchord.Child) error {
+	address := ""
+	if c.MAC != "" {
+		address = " address " + c.MAC
+	}
+	batch := fmt.Sprintf("link set dev %s up\nlink add link %s name %s%s type macvlan mode bridge\nlink set dev %s up\n", c.Parent, c.Parent, c.Name, address, c.Name)
+	if _, err := i.Runner.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
+		return fmt.Errorf("making interface %s on %s: %w", c.Name, c.Parent, err)
+	}
+	return nil
+}
+
+// RemoveChild removes an interface; that it is gone already is no error.
+func (i IP) RemoveChild(ctx context.Context, name string) error {
+	if _, err := i.Runner.Run(ctx, "", "ip", "link", "delete", "dev", name); err != nil && !isNotFound(err) {
+		return fmt.Errorf("removing interface %s: %w", name, err)
+	}
+	return nil
+}
+
+// SetMAC changes an interface's hardware address. The interface goes down and
+// up, because the kernel would keep the IPv6 addresses that it made of the old
+// one.
 func (i IP) SetMAC(ctx context.Context, iface, mac string) error {
-	if _, err := i.Runner.Run(ctx, "", "ip", "link", "set", "dev", iface, "address", mac); err != nil {
+	batch := fmt.Sprintf("link set dev %[1]s down\nlink set dev %[1]s address %[2]s\nlink set dev %[1]s up\n", iface, mac)
+	if _, err := i.Runner.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
 		return fmt.Errorf("setting the MAC of %s: %w", iface, err)
 	}
 	return nil
@@ -125,6 +177,21 @@ func (i IP) AddAddress(ctx context.Context, iface string, p netip.Prefix) error 
 	return nil
 }
 
+// LeaseAddress gives an interface an address beside its others, for as long as
+// the lease lasts (zero: forever), or changes how long. Which part of the
+// network is on the link is for routers to say (RFC 8415, 18.2.10.1).
+func (i IP) LeaseAddress(ctx context.Context, iface string, p netip.Prefix, valid, preferred time.Duration) error {
+	args := []string{"ip", "address", "replace", p.String(), "dev", iface}
+	args = append(args, strings.Fields(lifetimeArgs(valid, preferred))...)
+	if p.Addr().Is6() {
+		args = append(args, "noprefixroute")
+	}
+	if _, err := i.Runner.Run(ctx, "", args...); err != nil {
+		return fmt.Errorf("adding address %s: %w", p, err)
+	}
+	return nil
+}
+
 // RemoveAddress removes an address; that it is gone already is no error.
 func (i IP) RemoveAddress(ctx context.Context, iface string, p netip.Prefix) error {
 	if _, err := i.Runner.Run(ctx, "", "ip", "address", "delete", p.String(), "dev", iface); err != nil && !isNotFound(err) {
@@ -134,16 +201,16 @@ func (i IP) RemoveAddress(ctx context.Context, iface string, p netip.Prefix) err
 }
 
 // Readdress gives ext the address wanted, with its lifetime (zero: forever),
-// takes away the others, and puts the default route right, in one run. An
+// takes away the others, and puts the routes right, in one run. An
 // invalid wanted only takes away. The wanted address is written a second time
 // after the removals: where two addresses share a subnet, the kernel removes
 // the younger together with the elder (promote_secondaries is off), and
 // /proc/sys cannot be written from inside a container.
-func (i IP) Readdress(ctx context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, route *anchord.Route) error {
+func (i IP) Readdress(ctx context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, routes []anchord.Route) error {
 	var batch strings.Builder
 	add := func() {
 		if wanted.IsValid() {
-			fmt.Fprintf(&batch, "address replace %s dev %s%s\n", wanted, iface, lifetimeArgs(lifetime))
+			fmt.Fprintf(&batch, "address replace %s dev %s%s\n", wanted, iface, lifetimeArgs(lifetime, lifetime))
 		}
 	}
 	add()
@@ -153,8 +220,8 @@ func (i IP) Readdress(ctx context.Context, iface string, wanted netip.Prefix, li
 	if len(others) > 0 {
 		add()
 	}
-	if route != nil {
-		batch.WriteString(strings.Join(routeArgs("replace", *route), " ") + "\n")
+	for _, route := range routes {
+		batch.WriteString(strings.Join(routeArgs("replace", route), " ") + "\n")
 	}
 	if _, err := i.Runner.Run(ctx, batch.String(), "ip", "-batch", "-"); err != nil {
 		return fmt.Errorf("changing the addresses of %s: %w", iface, err)
@@ -163,24 +230,30 @@ func (i IP) Readdress(ctx context.Context, iface string, wanted netip.Prefix, li
 }
 
 // lifetimeArgs rounds up: the client renews long before.
-func lifetimeArgs(d time.Duration) string {
-	if d <= 0 {
+func lifetimeArgs(valid, preferred time.Duration) string {
+	if valid <= 0 {
 		return ""
 	}
-	s := strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
-	return " valid_lft " + s + " preferred_lft " + s
+	if preferred <= 0 || preferred > valid {
+		preferred = valid
+	}
+	return " valid_lft " + seconds(valid) + " preferred_lft " + seconds(preferred)
 }
 
-// ReplaceRoute installs a default route in place of the one that is there.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}
+
+// ReplaceRoute installs a route in place of the one that is there.
 func (i IP) ReplaceRoute(ctx context.Context, r anchord.Route) error {
 	args := append([]string{"ip", ipFlag(r.Family)}, routeArgs("replace", r)...)
 	if _, err := i.Runner.Run(ctx, "", args...); err != nil {
-		return fmt.Errorf("setting the default route: %w", err)
+		return fmt.Errorf("setting the route to "+r.To()+": %w", err)
 	}
 	return nil
 }
 
-// DeleteRoute removes exactly this default route; that it is gone already is
+// DeleteRoute removes exactly this route; that it is gone already is
 // no error.
 func (i IP) DeleteRoute(ctx context.Context, r anchord.Route) error {
 	args := append([]string{"ip", ipFlag(r.Family)}, routeArgs("delete", r)...)
@@ -189,13 +262,13 @@ func (i IP) DeleteRoute(ctx context.Context, r anchord.Route) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("removing the default route: %w", err)
+		return fmt.Errorf("removing the route to "+r.To()+": %w", err)
 	}
 	return nil
 }
 
 func routeArgs(verb string, r anchord.Route) []string {
-	args := []string{"route", verb, "default"}
+	args := []string{"route", verb, r.To()}
 	if r.Gateway.IsValid() {
 		args = append(args, "via", r.Gateway.String())
 	}
@@ -204,6 +277,9 @@ func routeArgs(verb string, r anchord.Route) []string {
 	}
 	if r.OnLink {
 		args = append(args, "onlink")
+	}
+	if r.Leased {
+		args = append(args, "proto", "dhcp")
 	}
 	if r.Metric != 0 {
 		args = append(args, "metric", strconv.Itoa(r.Metric))
@@ -220,12 +296,12 @@ func (i IP) SetNeighbour(ctx context.Context, iface string, addr netip.Addr, mac
 	return nil
 }
 
-// Announce sends three unsolicited ARP requests (RFC 5227, 3), a second
-// apart, so that neighbours do not go on sending to an old MAC. It returns
-// when the last is out.
+// Announce sends three unsolicited ARP requests (RFC 5227, 3) or neighbour
+// advertisements, a second apart, so that neighbours do not go on sending to an
+// old MAC. It returns when the last is out.
 func (i IP) Announce(ctx context.Context, iface string, addr netip.Addr) error {
 	if addr.Is6() {
-		return nil
+		return advertise(ctx, iface, addr)
 	}
 	if _, err := i.Runner.Run(ctx, "", "busybox", "arping", "-U", "-c", "3", "-I", iface, addr.String()); err != nil {
 		return fmt.Errorf("announcing %s: %w", addr, err)

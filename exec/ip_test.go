@@ -32,7 +32,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-func TestDefaultRoutes(t *testing.T) {
+func TestRoutes(t *testing.T) {
 	for _, tt := range []struct {
 		name, json string
 		family     anchord.Family
@@ -41,11 +41,13 @@ func TestDefaultRoutes(t *testing.T) {
 		{"none", "[ ]", anchord.V4, nil},
 		{"none, in IPv6", "[]\n", anchord.V6, nil},
 		{"none, as some releases say it", "", anchord.V4, nil},
-		{"one", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]}]`, anchord.V4, []string{"192.0.2.1 eth0"}},
-		{"on link", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":["onlink"]}]`, anchord.V4, []string{"192.0.2.1 eth0"}},
-		{"two, best first", `[{"dst":"default","gateway":"10.0.0.1","dev":"eth1","flags":[]},{"dst":"default","gateway":"192.0.2.1","dev":"eth0","metric":100,"flags":[]}]`, anchord.V4, []string{"10.0.0.1 eth1", "192.0.2.1 eth0"}},
-		{"without a gateway", `[{"dst":"default","dev":"eth0","scope":"link","flags":[]}]`, anchord.V4, []string{"invalid IP eth0"}},
-		{"from a router advertisement", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":1795,"flags":[],"pref":"medium"}]`, anchord.V6, []string{"fe80::1 eth0"}},
+		{"one", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]}]`, anchord.V4, []string{"default 192.0.2.1 eth0"}},
+		{"on link", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":["onlink"]}]`, anchord.V4, []string{"default 192.0.2.1 eth0"}},
+		{"two, best first", `[{"dst":"default","gateway":"10.0.0.1","dev":"eth1","flags":[]},{"dst":"default","gateway":"192.0.2.1","dev":"eth0","metric":100,"flags":[]}]`, anchord.V4, []string{"default 10.0.0.1 eth1", "default 192.0.2.1 eth0"}},
+		{"without a gateway", `[{"dst":"default","dev":"eth0","scope":"link","flags":[]}]`, anchord.V4, []string{"default invalid IP eth0"}},
+		{"from a router advertisement", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":1795,"flags":[],"pref":"medium"}]`, anchord.V6, []string{"default fe80::1 eth0 advertised"}},
+		{"a lease's", `[{"dst":"10.9.0.0/16","gateway":"192.0.2.5","dev":"eth0","protocol":"dhcp","flags":[]},{"dst":"10.8.0.1","dev":"eth0","protocol":"dhcp","scope":"link","flags":[]}]`, anchord.V4, []string{"10.9.0.0/16 192.0.2.5 eth0 leased", "10.8.0.1/32 invalid IP eth0 leased"}},
+		{"others", `[{"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","prefsrc":"192.0.2.7","flags":[]},{"type":"multicast","dst":"multicast","dev":"eth0"}]`, anchord.V4, []string{"192.0.2.0/24 invalid IP eth0"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			routes, err := parseRoutes(tt.family, []byte(tt.json))
@@ -54,7 +56,14 @@ func TestDefaultRoutes(t *testing.T) {
 				if r.Family != tt.family {
 					t.Errorf("family %v", r.Family)
 				}
-				got = append(got, r.Gateway.String()+" "+r.Iface)
+				how := ""
+				if r.Leased {
+					how = " leased"
+				}
+				if r.Advertised {
+					how = " advertised"
+				}
+				got = append(got, r.To()+" "+r.Gateway.String()+" "+r.Iface+how)
 			}
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("%q, %v; want %q", got, err, tt.want)
@@ -76,18 +85,18 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		{"MAC", func() error { return ip.SetMAC(ctx, "lan0", "02:00:00:00:00:01") }, "ip link set dev lan0 address 02:00:00:00:00:01"},
+		{"MAC", func() error { return ip.SetMAC(ctx, "lan0", "02:00:00:00:00:01") }, "ip -batch -\nlink set dev lan0 down\nlink set dev lan0 address 02:00:00:00:00:01\nlink set dev lan0 up"},
 		{"gateway address", func() error { return ip.AddAddress(ctx, "transit0", prefix("10.0.0.1/24")) }, "ip address replace 10.0.0.1/24 dev transit0"},
 		{"gateway address in IPv6, not to be probed for", func() error { return ip.AddAddress(ctx, "transit0", prefix("fd00::1/64")) }, "ip address replace fd00::1/64 dev transit0 nodad"},
 		{"address away", func() error { return ip.RemoveAddress(ctx, "lan0", prefix("192.0.2.7/24")) }, "ip address delete 192.0.2.7/24 dev lan0"},
 		{"first address", func() error {
-			return ip.Readdress(ctx, "lan0", prefix("192.0.2.7/24"), 90*time.Minute, nil, &route)
+			return ip.Readdress(ctx, "lan0", prefix("192.0.2.7/24"), 90*time.Minute, nil, []anchord.Route{route})
 		}, "ip -batch -\naddress replace 192.0.2.7/24 dev lan0 valid_lft 5400 preferred_lft 5400\nroute replace default via 192.0.2.1 dev lan0"},
 		{"renewal", func() error {
 			return ip.Readdress(ctx, "lan0", prefix("192.0.2.7/24"), 1500*time.Millisecond, nil, nil)
 		}, "ip -batch -\naddress replace 192.0.2.7/24 dev lan0 valid_lft 2 preferred_lft 2"},
 		{"another address: written again after the old is gone", func() error {
-			return ip.Readdress(ctx, "lan0", prefix("192.0.2.8/24"), 0, []netip.Prefix{prefix("192.0.2.7/24"), prefix("192.0.2.6/24")}, &route)
+			return ip.Readdress(ctx, "lan0", prefix("192.0.2.8/24"), 0, []netip.Prefix{prefix("192.0.2.7/24"), prefix("192.0.2.6/24")}, []anchord.Route{route})
 		}, "ip -batch -\naddress replace 192.0.2.8/24 dev lan0\naddress delete 192.0.2.7/24 dev lan0\naddress delete 192.0.2.6/24 dev lan0\naddress replace 192.0.2.8/24 dev lan0\nroute replace default via 192.0.2.1 dev lan0"},
 		{"no address left", func() error {
 			return ip.Readdress(ctx, "lan0", netip.Prefix{}, 0, []netip.Prefix{prefix("192.0.2.7/24")}, nil)
@@ -96,6 +105,19 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		{"route to a gateway that no address covers", func() error {
 			return ip.ReplaceRoute(ctx, anchord.Route{Family: anchord.V6, Gateway: addr("fe80::1"), Iface: "lan0", OnLink: true})
 		}, "ip -6 route replace default via fe80::1 dev lan0 onlink"},
+		{"route of a lease", func() error {
+			return ip.ReplaceRoute(ctx, anchord.Route{Dst: prefix("10.9.0.0/16"), Gateway: addr("192.0.2.5"), Iface: "lan0", Leased: true})
+		}, "ip -4 route replace 10.9.0.0/16 via 192.0.2.5 dev lan0 proto dhcp"},
+		{"leased address", func() error {
+			return ip.LeaseAddress(ctx, "lan0", prefix("2001:db8::7/128"), time.Hour, time.Minute)
+		}, "ip address replace 2001:db8::7/128 dev lan0 valid_lft 3600 preferred_lft 60 noprefixroute"},
+		{"leased address for ever", func() error {
+			return ip.LeaseAddress(ctx, "lan0", prefix("2001:db8::7/128"), 0, 0)
+		}, "ip address replace 2001:db8::7/128 dev lan0 noprefixroute"},
+		{"own interface", func() error {
+			return ip.AddChild(ctx, anchord.Child{Name: "ext", Parent: "eth0", MAC: "02:00:00:00:00:01"})
+		}, "ip -batch -\nlink set dev eth0 up\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
+		{"own interface away", func() error { return ip.RemoveChild(ctx, "ext") }, "ip link delete dev ext"},
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0"},
 		{"neighbour", func() error { return ip.SetNeighbour(ctx, "transit0", addr("10.0.0.5"), "02:00:00:00:00:05") }, "ip neighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
 		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},

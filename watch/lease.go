@@ -17,12 +17,16 @@ import (
 // LeaseDir reads what the DHCP hooks write into a directory.
 type LeaseDir struct{ Path string }
 
-// Files that the hooks write, each by a rename.
+// clients are the programs of each family, after which the hooks name their
+// files.
+var clients = anchord.PerFamily[string]{"udhcpc", "dhcpcd"}
+
+// Files that the hooks write, each by a rename, without the client's name.
 const (
-	leaseFile = "udhcpc.lease" // the last lease
-	nakFile   = "udhcpc.nak"   // the last refusal
+	leaseFile = ".lease" // the last lease
+	nakFile   = ".nak"   // that it was refused or lost
 	// That the last lease was given back; written by anchord, not by a hook.
-	releasedFile = "udhcpc.released"
+	releasedFile = ".released"
 )
 
 // maxLeaseFile is far beyond what the kernel lets an environment be useful
@@ -31,36 +35,41 @@ const maxLeaseFile = 256 << 10
 
 // Lease returns the last lease, or none if there is none or a later refusal
 // ended it.
-func (d LeaseDir) Lease() (anchord.Lease, error) {
-	file, err := d.read(leaseFile)
+func (d LeaseDir) Lease(f anchord.Family) (anchord.Lease, error) {
+	file, err := d.read(clients[f] + leaseFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return anchord.Lease{}, nil
 	}
 	if err != nil {
 		return anchord.Lease{}, err
 	}
-	nak, err := d.read(nakFile)
+	nak, err := d.read(clients[f] + nakFile)
 	if err == nil && nak.Boot == file.Boot && nak.At > file.At {
 		return anchord.Lease{}, nil
 	}
-	lease, err := file.Lease()
-	released, missing := d.read(releasedFile)
+	parse := file.Lease
+	if f == anchord.V6 {
+		parse = file.Lease6
+	}
+	lease, err := parse()
+	released, missing := d.read(clients[f] + releasedFile)
 	lease.Released = missing == nil && released.Boot == file.Boot && released.At >= file.At
 	return lease, err
 }
 
-// MarkReleased notes at uptime that the last lease was given back, so that a
-// next start may ask for its address but not use it unasked.
-func (d LeaseDir) MarkReleased(uptime time.Duration, boot string) error {
-	if _, err := os.Stat(filepath.Join(d.Path, leaseFile)); err != nil {
+// MarkReleased notes at uptime that a family's last lease was given back, so
+// that a next start may ask for its address but not use it unasked.
+func (d LeaseDir) MarkReleased(f anchord.Family, uptime time.Duration, boot string) error {
+	if _, err := os.Stat(filepath.Join(d.Path, clients[f]+leaseFile)); err != nil {
 		return nil // there is none
 	}
 	text := fmt.Sprintf("event=released\x00uptime=%.2f\x00ANCHORD_BOOT=%s\x00", uptime.Seconds(), boot)
-	tmp := filepath.Join(d.Path, "."+releasedFile)
+	name := clients[f] + releasedFile
+	tmp := filepath.Join(d.Path, "."+name)
 	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("noting the release: %w", err)
 	}
-	if err := os.Rename(tmp, filepath.Join(d.Path, releasedFile)); err != nil {
+	if err := os.Rename(tmp, filepath.Join(d.Path, name)); err != nil {
 		return fmt.Errorf("noting the release: %w", err)
 	}
 	return nil
@@ -105,7 +114,7 @@ func (d LeaseDir) Follow(ctx context.Context, fire func(anchord.Source, time.Tim
 			if !open {
 				return fmt.Errorf("watching %s: the watch ended", d.Path)
 			}
-			if base := filepath.Base(e.Name); base == leaseFile || base == nakFile {
+			if ext := filepath.Ext(e.Name); ext == leaseFile || ext == nakFile {
 				fire(anchord.SourceLease, time.Time{})
 			}
 		case <-w.Errors:

@@ -32,7 +32,7 @@ func TestLeaseDirectory(t *testing.T) {
 	leases := LeaseDir{Path: dir}
 	want := func(what, address string) {
 		t.Helper()
-		l, err := leases.Lease()
+		l, err := leases.Lease(anchord.V4)
 		got := ""
 		if l.Address.IsValid() {
 			got = l.Address.String()
@@ -60,7 +60,7 @@ func TestRefusalOfAnotherBootSaysNothing(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "udhcpc.nak", hook("nak", "90000.00", "boot-1", ""))
 	write(t, dir, "udhcpc.lease", hook("bound", "30.00", "boot-2", "192.0.2.7"))
-	if l, err := (LeaseDir{Path: dir}).Lease(); err != nil || !l.Address.IsValid() {
+	if l, err := (LeaseDir{Path: dir}).Lease(anchord.V4); err != nil || !l.Address.IsValid() {
 		t.Errorf("a refusal of before the reboot hides the new lease: %+v, %v", l, err)
 	}
 }
@@ -77,7 +77,7 @@ func TestLeaseFilesThatAreRefused(t *testing.T) {
 		if err := put(filepath.Join(dir, "udhcpc.lease")); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := (LeaseDir{Path: dir}).Lease(); err == nil || l.Address.IsValid() {
+		if l, err := (LeaseDir{Path: dir}).Lease(anchord.V4); err == nil || l.Address.IsValid() {
 			t.Errorf("%s: %+v, %v", name, l, err)
 		}
 	}

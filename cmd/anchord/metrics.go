@@ -37,8 +37,8 @@ type networkMetrics struct {
 	acquired          *prometheus.CounterVec
 	clientRestarts    *prometheus.CounterVec
 
-	mu    sync.Mutex
-	lease anchord.Lease
+	mu     sync.Mutex
+	leases anchord.PerFamily[anchord.Lease]
 }
 
 // Buckets around the promised figures, in seconds.
@@ -69,7 +69,7 @@ func newNetworkMetrics(registry *prometheus.Registry, uptime func() time.Duratio
 		applyDuration:     histogram("ruleset_apply_duration_seconds", "Time of one nft run that changed the ruleset.", reconcileBuckets),
 		applies:           counter("ruleset_apply_total", "Changes of the ruleset, by result.", "result"),
 		drift:             counter("ruleset_drift_total", "Times that somebody else changed anchord's tables.").WithLabelValues(),
-		reasserts:         counter("route_reasserts_total", "Times that a changed default route was put back.", "family"),
+		reasserts:         counter("route_reasserts_total", "Times that a changed route was put back.", "family"),
 		conflicts:         gauge("expose_conflicts", "Exposed ports refused because another container has them.").WithLabelValues(),
 		errors:            gauge("expose_errors", "Containers whose label is refused.").WithLabelValues(),
 		docker:            gauge("docker_connected", "1 if Docker answers, else 0.").WithLabelValues(),
@@ -98,14 +98,14 @@ func (m *networkMetrics) preset() {
 	for _, f := range anchord.Families {
 		m.reasserts.WithLabelValues(f.String())
 		m.flushes.WithLabelValues(f.String())
+		m.clientRestarts.WithLabelValues(f.String())
+		for _, outcome := range []string{"ok", "error"} {
+			m.acquired.WithLabelValues(f.String(), outcome)
+		}
 		for _, p := range anchord.Protocols {
 			m.entries.WithLabelValues(f.String(), string(p))
 		}
 	}
-	for _, outcome := range []string{"ok", "error"} {
-		m.acquired.WithLabelValues(anchord.V4.String(), outcome)
-	}
-	m.clientRestarts.WithLabelValues(anchord.V4.String())
 }
 
 func result(err error) string {
@@ -148,7 +148,7 @@ func (m *networkMetrics) reconciled(o anchord.Outcome) {
 		}
 	}
 	m.mu.Lock()
-	m.lease = o.State.Lease
+	m.leases = o.State.Leases
 	m.mu.Unlock()
 }
 
@@ -165,10 +165,12 @@ func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) { ch <- leaseDesc 
 
 func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	c.m.mu.Lock()
-	lease := c.m.lease
+	leases := c.m.leases
 	c.m.mu.Unlock()
-	if lease.ValidAt(c.uptime(), c.boot) && !lease.Infinite() {
-		ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, lease.Remaining(c.uptime()).Seconds(), anchord.V4.String())
+	for _, f := range anchord.Families {
+		if lease := leases[f]; lease.ValidAt(c.uptime(), c.boot) && !lease.Infinite() {
+			ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, lease.Remaining(c.uptime()).Seconds(), f.String())
+		}
 	}
 }
 

@@ -136,7 +136,7 @@ func TestRemainingLease(t *testing.T) {
 		{"of another boot", other, time.Minute, -1},
 	} {
 		now = tt.now
-		m.reconciled(anchord.Outcome{State: anchord.State{Lease: tt.lease}})
+		m.reconciled(anchord.Outcome{State: anchord.State{Leases: anchord.PerFamily[anchord.Lease]{tt.lease}}})
 		t.Run(tt.name, func(t *testing.T) {
 			wantSeries(t, gathered(t, registry), map[string]float64{`anchord_dhcp_lease_remaining_seconds{family="v4"}`: tt.want})
 		})

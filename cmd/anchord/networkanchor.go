@@ -24,8 +24,8 @@ type networkAnchorCmd struct {
 	networkVars
 }
 
-// dhcpScript is part of the image.
-const dhcpScript = "/usr/share/anchord/udhcpc.script"
+// dhcpHooks is part of the image.
+const dhcpHooks = "/usr/share/anchord"
 
 func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
 	log := newLogger(stdout, c.level())
@@ -55,6 +55,7 @@ type networkAnchor struct {
 	metrics    *networkMetrics
 	server     server
 	leases     watch.LeaseDir
+	adverts    *watch.Adverts
 
 	mu         sync.Mutex
 	last       anchord.Outcome
@@ -93,14 +94,16 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
 		metrics: newNetworkMetrics(registry, uptime, bootID),
 	}
+	n.adverts = &watch.Adverts{Uptime: uptime, Fire: n.trigger.Fire}
 	n.server = server{registry: registry, unmet: n.unmet, status: func(ctx context.Context) any { return n.status(ctx) }}
 	ip := exec.IP{}
 	n.reconciler = &anchord.Reconciler{
 		Config: config, Docker: docker, Kernel: ip, Addresses: ip, Routes: ip, Neighbours: ip,
 		Flows: exec.Conntrack{}, Renderer: renderer, Tables: n.nft, Leases: n.leases,
-		DHCP: &exec.DHCP4{
-			Script: dhcpScript, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
-			Ended: func() { n.released(bootID) },
+		Adverts: n.adverts,
+		DHCP: &exec.DHCP{
+			Hooks: dhcpHooks, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
+			Ended: func(f anchord.Family) { n.released(f, bootID) },
 		},
 		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,
 	}
@@ -168,6 +171,7 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { child.Run(ctx); return nil })
 	}
 	group.Go(func() error { n.followLeases(ctx); return nil })
+	group.Go(func() error { n.followRouters(ctx); return nil })
 	group.Go(func() error {
 		n.docker.Follow(ctx, n.trigger.Fire, n.dockerSubscribed)
 		return nil
@@ -193,9 +197,27 @@ func (n *networkAnchor) followLeases(ctx context.Context) {
 	}
 }
 
-// released notes that the DHCP client has given the lease back.
-func (n *networkAnchor) released(boot string) {
-	if err := n.leases.MarkReleased(uptime(), boot); err != nil {
+// followRouters listens again after a minute if it cannot; without it, what
+// the kernel makes of router advertisements works all the same.
+func (n *networkAnchor) followRouters(ctx context.Context) {
+	told := false
+	for {
+		err := n.adverts.Follow(ctx)
+		if err != nil && !told {
+			told = true
+			n.log.Event(anchord.Warn, anchord.EventRoutersUnheard, "what routers advertise is not heard, so no DHCPv6 server is asked (add cap_add: [NET_RAW]): "+err.Error(), nil)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Minute):
+		}
+	}
+}
+
+// released notes that a DHCP client has given its lease back.
+func (n *networkAnchor) released(f anchord.Family, boot string) {
+	if err := n.leases.MarkReleased(f, uptime(), boot); err != nil {
 		n.log.Event(anchord.Warn, anchord.EventStopping, err.Error(), nil)
 	}
 }
@@ -231,13 +253,13 @@ func (n *networkAnchor) stop() error {
 // Event logs, and counts what only the DHCP client tells.
 func (n *networkAnchor) Event(level anchord.Level, event, message string, fields anchord.Fields) {
 	n.log.Event(level, event, message, fields)
-	v4 := anchord.V4.String()
+	family, _ := fields["family"].(string)
 	switch event {
 	case anchord.EventDHCPBound:
-		n.metrics.acquired.WithLabelValues(v4, "ok").Inc()
+		n.metrics.acquired.WithLabelValues(family, "ok").Inc()
 	case anchord.EventDHCPFailed:
-		n.metrics.acquired.WithLabelValues(v4, "error").Inc()
-		n.metrics.clientRestarts.WithLabelValues(v4).Inc()
+		n.metrics.acquired.WithLabelValues(family, "error").Inc()
+		n.metrics.clientRestarts.WithLabelValues(family).Inc()
 	}
 }
 

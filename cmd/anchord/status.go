@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,7 +32,7 @@ type statusReport struct {
 	MAC       string          `json:"mac"`
 	Addresses []string        `json:"addresses"`
 	Mode      string          `json:"address_mode"`
-	Lease     *leaseStatus    `json:"lease,omitempty"`
+	Leases    []leaseStatus   `json:"leases"`
 	Gateways  []gatewayStatus `json:"gateways"`
 	Network   string          `json:"shared_network"`
 	Exposed   []exposedStatus `json:"exposed"`
@@ -41,6 +42,7 @@ type statusReport struct {
 }
 
 type leaseStatus struct {
+	Family    string   `json:"family"`
 	Address   string   `json:"address"`
 	Server    string   `json:"server"`
 	Remaining *int64   `json:"remaining_seconds"` // null: it never ends
@@ -83,7 +85,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 	report := statusReport{
 		Ready: len(unmet) == 0, Unmet: unmet,
 		Project: s.Identity.Project, Hostname: s.Identity.Hostname, Interface: s.Ext, Mode: string(s.Mode), Network: s.Shared,
-		Addresses: []string{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
+		Addresses: []string{}, Leases: []leaseStatus{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
 		Docker: dockerStatus{Connected: dockerErr == nil},
 	}
 	if dockerErr != nil {
@@ -93,10 +95,12 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		report.Changed = &changed
 	}
 	n.fillAddresses(ctx, &report)
-	if s.Lease.Address.IsValid() {
-		report.Lease = newLeaseStatus(s.Lease)
+	for _, f := range anchord.Families {
+		if s.Leases[f].Address.IsValid() {
+			report.Leases = append(report.Leases, newLeaseStatus(f, s.Leases[f]))
+		}
 	}
-	for _, r := range s.Routes {
+	for _, r := range o.Gateways() {
 		report.Gateways = append(report.Gateways, gatewayStatus{r.Family.String(), r.Gateway.String(), string(r.Source)})
 	}
 	for _, notice := range s.Notices {
@@ -122,13 +126,22 @@ func (n *networkAnchor) fillAddresses(ctx context.Context, report *statusReport)
 		}
 		report.MAC = l.MAC
 		for _, a := range l.Addrs {
-			report.Addresses = append(report.Addresses, a.Prefix.String())
+			text := a.Prefix.String()
+			switch {
+			case a.Duplicate:
+				text += " (in use by another host)"
+			case a.Tentative:
+				text += " (being checked)"
+			case a.Deprecated:
+				text += " (deprecated)"
+			}
+			report.Addresses = append(report.Addresses, text)
 		}
 	}
 }
 
-func newLeaseStatus(l anchord.Lease) *leaseStatus {
-	s := &leaseStatus{Address: l.Address.String(), DNS: []string{}}
+func newLeaseStatus(f anchord.Family, l anchord.Lease) leaseStatus {
+	s := leaseStatus{Family: f.String(), Address: l.Address.String(), DNS: []string{}}
 	if l.Server.IsValid() {
 		s.Server = l.Server.String()
 	}
@@ -214,13 +227,14 @@ func (r statusReport) print(w io.Writer) error {
 	}
 	fmt.Fprintf(t, "%s\t%s\n", printable(r.Project), state)
 	fmt.Fprintf(t, "on the LAN\t%s on %s, MAC %s, as %q\n", orNone(strings.Join(r.Addresses, ", ")), orNone(r.Interface), orNone(r.MAC), r.Hostname)
-	if l := r.Lease; l != nil {
+	for _, l := range r.Leases {
 		remaining := "never ends"
 		if l.Remaining != nil {
 			remaining = (time.Duration(*l.Remaining) * time.Second).String() + " left"
 		}
-		fmt.Fprintf(t, "lease\t%s from %s, %s\n", l.Address, orNone(l.Server), remaining)
-	} else {
+		fmt.Fprintf(t, "lease %s\t%s from %s, %s\n", l.Family, l.Address, cmp.Or(l.Server, "a DHCP server"), remaining)
+	}
+	if len(r.Leases) == 0 {
 		fmt.Fprintf(t, "lease\tnone (address mode %s)\n", orNone(r.Mode))
 	}
 	for _, g := range r.Gateways {

@@ -42,7 +42,10 @@ func reports() map[string]statusReport {
 		"status-working": {
 			Ready: true, Project: "mailcow", Hostname: "mailcow", Interface: "lan0", MAC: "02:42:ab:da:a2:a4",
 			Addresses: []string{"192.0.2.77/24", "2001:db8::77/64"}, Mode: "dhcp-refresh",
-			Lease:    &leaseStatus{Address: "192.0.2.77/24", Server: "192.0.2.2", Remaining: &seconds, DNS: []string{"192.0.2.53"}},
+			Leases: []leaseStatus{
+				{Family: "v4", Address: "192.0.2.77/24", Server: "192.0.2.2", Remaining: &seconds, DNS: []string{"192.0.2.53"}},
+				{Family: "v6", Address: "2001:db8::77/128", Remaining: &seconds},
+			},
 			Gateways: []gatewayStatus{{"v4", "192.0.2.1", "lease"}, {"v6", "2001:db8::1", "ANCHORD_EXT_GATEWAY_IP"}},
 			Network:  "mailcow_transit", Changed: &changed, Docker: dockerStatus{Connected: true},
 			Exposed: []exposedStatus{
@@ -62,7 +65,7 @@ func reports() map[string]statusReport {
 		},
 		"status-endless-lease": {
 			Ready: true, Project: "shop", Hostname: "shop", Interface: "lan0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.77/24"},
-			Lease: &leaseStatus{Address: "192.0.2.77/24"}, Docker: dockerStatus{Connected: true}, Network: "shop_transit",
+			Leases: []leaseStatus{{Family: "v4", Address: "192.0.2.77/24"}}, Docker: dockerStatus{Connected: true}, Network: "shop_transit",
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -33,8 +34,9 @@ type networkVars struct {
 	LabelSelector  string `env:"ANCHORD_LABEL_SELECTOR" help:"Manage the containers that carry all these labels, in place of a project's."`
 	ExtNetwork     string `env:"ANCHORD_EXT_NETWORK" help:"Docker network that is the LAN. Default: the one macvlan or ipvlan network attached."`
 	ExtIface       string `env:"ANCHORD_EXT_IFACE" help:"LAN interface where no network tells it. Default: eth0."`
+	VLANParent     string `env:"ANCHORD_VLAN_PARENT" help:"Interface of anchord's own namespace on which it makes the LAN interface itself (macvlan), named ANCHORD_EXT_IFACE, else anchord-ext."`
 	ExtMAC         string `env:"ANCHORD_EXT_MAC" help:"MAC on the LAN: aa:bb:cc:dd:ee:ff, keep or derived. Default: derived from the project's name where Docker gave no IPv4 address, else keep."`
-	AddressMode    string `env:"ANCHORD_ADDRESS_MODE" default:"auto" help:"auto, bootstrap (keep Docker's address) or dhcp-refresh (lease one). auto: bootstrap where Docker gave an IPv4 address."`
+	AddressMode    string `env:"ANCHORD_ADDRESS_MODE" default:"auto" help:"auto, bootstrap (keep Docker's address), dhcp-refresh (lease one) or slaac-ra-only (Docker's in IPv4, no DHCP client). auto: bootstrap where Docker gave an IPv4 address, else dhcp-refresh."`
 	ExtGatewayIP   string `env:"ANCHORD_EXT_GATEWAY_IP" help:"Gateway on the LAN, one per family, where no lease names one."`
 	DHCPHostname   string `env:"ANCHORD_DHCP_HOSTNAME" help:"Name and client identifier for the DHCP server. Default: the project's name."`
 	DHCPBackoffMax string `env:"ANCHORD_DHCP_BACKOFF_MAX" default:"5m" help:"Longest pause between tries for a lease."`
@@ -105,7 +107,7 @@ func (v commonVars) level() logrus.Level {
 func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.Duration, warnings []string) {
 	c = anchord.Config{
 		Project: v.Project, FallbackProject: v.ComposeProject, Hostname: v.DHCPHostname,
-		ExtNetwork: v.ExtNetwork, ExtIface: v.ExtIface, SharedNetwork: v.SharedNetwork,
+		ExtNetwork: v.ExtNetwork, ExtIface: v.ExtIface, VLANParent: v.VLANParent, SharedNetwork: v.SharedNetwork,
 		Mode: anchord.AddressMode(v.AddressMode),
 	}
 	var err error
@@ -131,16 +133,30 @@ func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.D
 			e.bad("ANCHORD_DHCP_HOSTNAME", v.DHCPHostname, fmt.Errorf("is not a host name: %w", err))
 		}
 	}
-	if len(v.ExtIface) > 15 || strings.ContainsAny(v.ExtIface, "/ \t\n\"*\\") {
-		e.bad("ANCHORD_EXT_IFACE", v.ExtIface, errors.New("is not the name of an interface: at most 15 characters, none of them space, slash, star or quote"))
+	checkIface(e, "ANCHORD_EXT_IFACE", v.ExtIface)
+	checkIface(e, "ANCHORD_VLAN_PARENT", v.VLANParent)
+	if v.VLANParent != "" && v.VLANParent == cmp.Or(v.ExtIface, anchord.DefaultChild) {
+		e.bad("ANCHORD_EXT_IFACE", v.ExtIface, errors.New("is the parent itself: give the interface that anchord makes another name, or none"))
 	}
-	if v.ExtNetwork != "" && v.ExtIface != "" {
+	if v.VLANParent != "" && v.ExtNetwork != "" {
+		warnings = append(warnings, "ANCHORD_VLAN_PARENT and ANCHORD_EXT_NETWORK are both set: the LAN interface is made on the parent")
+	}
+	if v.VLANParent != "" && (c.Mode == anchord.ModeBootstrap || c.Mode == anchord.ModeSLAACRAOnly) {
+		warnings = append(warnings, "ANCHORD_VLAN_PARENT with ANCHORD_ADDRESS_MODE="+v.AddressMode+": nobody gives the interface an IPv4 address")
+	}
+	if v.ExtNetwork != "" && v.ExtIface != "" && v.VLANParent == "" {
 		warnings = append(warnings, "ANCHORD_EXT_NETWORK and ANCHORD_EXT_IFACE are both set: the network wins")
 	}
 	c.PollInterval = interval(e, "ANCHORD_POLL_INTERVAL", v.PollInterval)
 	backoffMax = interval(e, "ANCHORD_DHCP_BACKOFF_MAX", v.DHCPBackoffMax)
 	checkDockerHost(e, v.DockerHost)
 	return c, backoffMax, warnings
+}
+
+func checkIface(e *configError, variable, name string) {
+	if len(name) > 15 || strings.ContainsAny(name, "/ \t\n\"*\\") {
+		e.bad(variable, name, errors.New("is not the name of an interface: at most 15 characters, none of them space, slash, star or quote"))
+	}
 }
 
 func interval(e *configError, name, value string) time.Duration {

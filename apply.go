@@ -1,0 +1,509 @@
+package anchord
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// apply makes the difference, in an order that never opens what shall be
+// closed: rules, then addresses, then routes, then the flows that the old
+// rules left behind.
+func (r *Reconciler) apply(ctx context.Context, before State) error {
+	ruleErr := r.applyRuleset(ctx)
+	if r.applied == nil {
+		r.flowsDue = true
+		return ruleErr // no address without a ruleset
+	}
+	err := errors.Join(
+		ruleErr,
+		r.applyChild(ctx),
+		r.applyMAC(ctx),
+		r.applyGateways(ctx),
+		r.applyExternal(ctx),
+		r.applyLeased6(ctx),
+		r.applyRoutes(ctx),
+		r.followAddresses(ctx),
+		r.applyNeighbours(ctx),
+		r.endStaleFlows(ctx, before),
+	)
+	for _, f := range Families {
+		r.DHCP.Run(f, r.state.Clients[f], r.seen.Leases[f].Address.Addr())
+	}
+	return err
+}
+
+func (r *Reconciler) applyRuleset(ctx context.Context) error {
+	if r.inherited && !r.selfOK {
+		return nil
+	}
+	rs, err := r.Renderer.Render(r.state)
+	if err != nil {
+		r.outcome.ApplyErr = err
+		return err
+	}
+	if r.applied != nil && reflect.DeepEqual(*r.applied, rs) {
+		return nil
+	}
+	start := time.Now()
+	err = r.Tables.Apply(ctx, rs)
+	r.outcome.Applied, r.outcome.ApplyErr, r.outcome.ApplyTook = true, err, time.Since(start)
+	r.outcome.AppliedAt = time.Now()
+	if err != nil {
+		return err
+	}
+	r.applied = &rs
+	r.reportApplied()
+	return nil
+}
+
+func (r *Reconciler) link(name string) Link {
+	i := slices.IndexFunc(r.seen.Links, func(l Link) bool { return l.Name == name })
+	if i < 0 {
+		return Link{}
+	}
+	return r.seen.Links[i]
+}
+
+func (r *Reconciler) applyMAC(ctx context.Context) error {
+	link := r.link(r.state.Ext)
+	if r.state.ExtMAC == "" || link.MAC == r.state.ExtMAC || link.Name == "" {
+		return nil
+	}
+	if err := r.Addresses.SetMAC(ctx, link.Name, r.state.ExtMAC); err != nil {
+		return err
+	}
+	r.wrote = true
+	r.Reporter.Event(Info, EventMACSet, "the LAN interface has the project's own MAC", Fields{"iface": link.Name, "mac": r.state.ExtMAC, "was": link.MAC})
+	for _, a := range link.Addrs {
+		if a.Prefix.Addr().Is4() {
+			r.announce(ctx, link.Name, a.Prefix.Addr())
+		}
+	}
+	// The interface went down and up: its routes are gone, and its IPv6
+	// addresses, which the kernel makes anew from the new MAC.
+	r.restarted(link.Name)
+	return nil
+}
+
+// restarted notes what is gone from an interface through our own doing, so
+// that it is nobody's interference.
+func (r *Reconciler) restarted(iface string) {
+	on := func(route Route) bool { return route.Iface == iface }
+	for _, f := range Families {
+		r.seen.Routes[f] = slices.DeleteFunc(slices.Clone(r.seen.Routes[f]), on)
+	}
+	r.routed = slices.DeleteFunc(r.routed, on)
+	r.seen.Links = slices.Clone(r.seen.Links)
+	for i, l := range r.seen.Links {
+		if l.Name == iface {
+			l.Local = netip.Addr{}
+			l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a LinkAddr) bool { return a.Prefix.Addr().Is6() })
+			r.seen.Links[i] = l
+		}
+	}
+}
+
+// applyChild makes the LAN interface where that is anchord's own work.
+func (r *Reconciler) applyChild(ctx context.Context) error {
+	child := r.state.Child
+	if child == nil {
+		return nil
+	}
+	r.undo.child = child.Name
+	if r.link(child.Name).Name != "" {
+		return nil
+	}
+	if err := r.Addresses.AddChild(ctx, *child); err != nil {
+		return err
+	}
+	r.wrote = true
+	r.Trigger.Fire(SourceKernel, time.Time{})
+	r.Reporter.Event(Info, EventChildMade, "the LAN interface is made", Fields{"iface": child.Name, "parent": child.Parent})
+	return nil
+}
+
+// announce runs beside the loop: it takes seconds, and its failure is no
+// reason to stop.
+func (r *Reconciler) announce(ctx context.Context, iface string, a netip.Addr) {
+	go func() {
+		if err := r.Neighbours.Announce(ctx, iface, a); err != nil && ctx.Err() == nil {
+			r.Reporter.Event(Warn, EventAnnounceFailed, err.Error(), nil)
+		}
+	}()
+}
+
+// applyGateways takes the gateway addresses that Docker left vacant.
+func (r *Reconciler) applyGateways(ctx context.Context) error {
+	var errs []error
+	for _, t := range r.state.Transits {
+		for _, p := range t.Gateways {
+			r.undo.gateway(t.Iface, p)
+			if r.link(t.Iface).has(p) {
+				continue
+			}
+			if err := r.Addresses.AddAddress(ctx, t.Iface, p); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			r.wrote = true
+			r.announce(ctx, t.Iface, p.Addr())
+			r.Reporter.Event(Info, EventAddressAdded, "anchord is the gateway of network "+t.Network, Fields{"iface": t.Iface, "address": p.String()})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// applyExternal gives ext the IPv4 address of the lease, or Docker's, and
+// nothing else. A renewed lease changes only the lifetime.
+func (r *Reconciler) applyExternal(ctx context.Context) error {
+	link, want := r.link(r.state.Ext), r.state.External[V4]
+	if !r.state.OwnsExt || link.Name == "" {
+		return nil
+	}
+	var others []netip.Prefix
+	for _, a := range link.Addrs {
+		if a.Prefix.Addr().Is4() && a.Prefix != want.Prefix {
+			others = append(others, a.Prefix)
+		}
+	}
+	present := !want.Prefix.IsValid() || link.has(want.Prefix)
+	if present && len(others) == 0 && (want == r.held[V4] || !want.Prefix.IsValid()) {
+		r.held[V4] = want
+		return nil
+	}
+	var routes []Route
+	if !present || len(others) > 0 {
+		routes = r.wantedRoutes(V4)
+	}
+	if want.Prefix == r.state.Leases[V4].Address {
+		r.undo.lease(link.Name, want.Prefix)
+	}
+	if err := r.Addresses.Readdress(ctx, link.Name, want.Prefix, r.left(want.Until), others, routes); err != nil {
+		return err
+	}
+	// They went with the old address; that is nobody's interference.
+	for _, route := range routes {
+		if !r.isOurs(route) {
+			r.routeSet(route)
+		}
+		r.seen.Routes[V4] = append([]Route{route}, slices.DeleteFunc(slices.Clone(r.seen.Routes[V4]), func(has Route) bool { return has.Dst == route.Dst })...)
+	}
+	r.readdressed(ctx, link.Name, want, others, present)
+	return nil
+}
+
+// left is the time until a point of the boot clock; zero is forever.
+func (r *Reconciler) left(until time.Duration) time.Duration {
+	if until == 0 {
+		return 0
+	}
+	return max(time.Second, until-r.seen.Now)
+}
+
+// readdressed tells of the change of address, and ends what used the old one.
+func (r *Reconciler) readdressed(ctx context.Context, iface string, want LeasedAddr, others []netip.Prefix, present bool) {
+	r.held[V4], r.wrote = want, true
+	if want.Prefix.IsValid() && !present {
+		r.gained(ctx, iface, want.Prefix)
+	}
+	for _, p := range others {
+		r.addressEvent(Info, EventAddressRemoved, "the LAN interface gave up an address", iface, p)
+		if p.Addr() != want.Prefix.Addr() { // else only the prefix length is another
+			r.endFlowsOf(ctx, FlowMatch{OrigDst: p.Addr()}, FlowMatch{ReplyDst: p.Addr()})
+		}
+	}
+	r.flowsDue = true
+}
+
+// gained tells people and neighbours of a new address.
+func (r *Reconciler) gained(ctx context.Context, iface string, p netip.Prefix) {
+	r.announce(ctx, iface, p.Addr())
+	r.addressEvent(Info, EventAddressAdded, "the project has an address on the LAN", iface, p)
+}
+
+func (r *Reconciler) addressEvent(l Level, event, message, iface string, p netip.Prefix) {
+	r.Reporter.Event(l, event, message, Fields{"iface": iface, "address": p.String(), "family": FamilyOf(p.Addr()).String()})
+}
+
+func (r *Reconciler) endFlowsOf(ctx context.Context, matches ...FlowMatch) {
+	for _, m := range matches {
+		if m.OrigDst.IsValid() {
+			m.Family = FamilyOf(m.OrigDst)
+		} else {
+			m.Family = FamilyOf(m.ReplyDst)
+		}
+		if err := r.Flows.End(ctx, m); err != nil {
+			r.Reporter.Event(Warn, EventReconcileFailed, err.Error(), nil)
+		}
+		r.outcome.Flushes[m.Family]++
+	}
+}
+
+// applyLeased6 keeps the address of a DHCPv6 lease on ext, beside those that
+// the kernel makes of router advertisements.
+func (r *Reconciler) applyLeased6(ctx context.Context) error {
+	link, want, held := r.link(r.state.Ext), r.state.External[V6], r.held[V6]
+	if link.Name == "" {
+		return nil
+	}
+	var errs []error
+	if want.Prefix.IsValid() && (want != held || !link.has(want.Prefix)) {
+		r.undo.lease(link.Name, want.Prefix)
+		if err := r.Addresses.LeaseAddress(ctx, link.Name, want.Prefix, r.left(want.Until), r.left(want.Preferred)); err != nil {
+			errs = append(errs, err)
+		}
+		r.wrote = true
+	}
+	if held.Prefix.IsValid() && held.Prefix != want.Prefix && link.has(held.Prefix) {
+		errs = append(errs, r.Addresses.RemoveAddress(ctx, link.Name, held.Prefix))
+		r.wrote = true
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		r.held[V6] = want
+	}
+	return err
+}
+
+// followAddresses tells of ext's IPv6 addresses as they come, age and go,
+// whoever made them, and ends the flows that they leave behind.
+func (r *Reconciler) followAddresses(ctx context.Context) error {
+	link := r.link(r.state.Ext)
+	now := map[netip.Prefix]LinkAddr{}
+	for _, a := range link.Addrs {
+		if !a.Prefix.Addr().Is6() {
+			continue
+		}
+		now[a.Prefix] = a
+		before, known := r.ours[a.Prefix]
+		switch {
+		case a.Duplicate && !before.Duplicate:
+			r.addressEvent(Error, EventAddressDuplicate, "another host has this address: it is not used; look for a host with the same address or MAC", link.Name, a.Prefix)
+		case a.Tentative || a.Duplicate:
+		case !known || before.Tentative || before.Duplicate:
+			r.gained(ctx, link.Name, a.Prefix)
+		}
+		if a.Deprecated && known && !before.Deprecated {
+			r.addressEvent(Info, EventAddressDeprecated, "new connections use another address from now on", link.Name, a.Prefix)
+			r.endFlowsOf(ctx, FlowMatch{ReplyDst: a.Prefix.Addr()}) // what comes to the old address may still come
+		}
+	}
+	for p := range r.ours {
+		if _, has := now[p]; !has {
+			r.addressEvent(Info, EventAddressRemoved, "the LAN interface gave up an address", link.Name, p)
+			r.endFlowsOf(ctx, FlowMatch{OrigDst: p.Addr()}, FlowMatch{ReplyDst: p.Addr()})
+		}
+	}
+	r.ours = now
+	return nil
+}
+
+func (r *Reconciler) wantedRoutes(f Family) []Route {
+	return slices.DeleteFunc(slices.Clone(r.state.Routes), func(route Route) bool { return route.Family != f })
+}
+
+func (r *Reconciler) isOurs(route Route) bool { return slices.ContainsFunc(r.routed, route.Same) }
+
+// applyRoutes puts the routes right, whoever changed them.
+func (r *Reconciler) applyRoutes(ctx context.Context) error {
+	errs := []error{r.removeStrayRoutes(ctx)}
+	for _, want := range r.state.Routes {
+		if r.link(want.Iface).Name == "" {
+			continue
+		}
+		has := routesTo(want.Dst, r.seen.Routes[want.Family])
+		if len(has) > 0 && has[0].Same(want) {
+			r.routeIs(want)
+			continue
+		}
+		if err := settle(ctx, r.Routes, want, has); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.routeSet(want)
+	}
+	r.followRouter(ctx)
+	return errors.Join(errs...)
+}
+
+// removeStrayRoutes takes away what leads nowhere: routes that we set and that
+// are not wanted any more, default routes to ourselves, which Docker sets where
+// it takes us for an ordinary container of a network whose gateway we are, and
+// IPv6 default routes beside the one that a router advertised.
+func (r *Reconciler) removeStrayRoutes(ctx context.Context) error {
+	var errs []error
+	for _, f := range Families {
+		router := f == V6 && advertised(r.seen.Routes[V6], r.state.Ext)
+		for _, has := range r.seen.Routes[f] {
+			isDefault := !has.Dst.IsValid()
+			ended := (r.isOurs(has) || has.Leased && has.Iface == r.state.Ext) && !r.wantsRouteTo(f, has.Dst) && (!isDefault || router)
+			foreign := isDefault && router && !has.Advertised && !r.isOurs(has)
+			toSelf := isDefault && r.isGateway(has.Gateway) && !r.wantsRouteTo(f, has.Dst)
+			if has.Advertised || !ended && !foreign && !toSelf {
+				continue
+			}
+			if err := r.Routes.DeleteRoute(ctx, has); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			r.wrote = true
+			fields := Fields{"family": f.String(), "to": has.To(), "gateway": has.Gateway.String(), "iface": has.Iface}
+			if foreign && !toSelf {
+				r.outcome.Reasserted[f]++
+				r.Reporter.Event(Warn, EventRouteReasserted, "somebody else's default route is removed: the router's own stays", fields)
+				continue
+			}
+			r.Reporter.Event(Info, EventRouteRemoved, "a route that is not wanted any more, or leads to ourselves, is removed", fields)
+		}
+	}
+	r.routed = slices.DeleteFunc(r.routed, func(set Route) bool { return !slices.ContainsFunc(r.state.Routes, set.Same) })
+	return errors.Join(errs...)
+}
+
+func (r *Reconciler) wantsRouteTo(f Family, dst netip.Prefix) bool {
+	return slices.ContainsFunc(r.state.Routes, func(want Route) bool { return want.Family == f && want.Dst == dst })
+}
+
+// isGateway says whether a is an address that we took as a network's gateway.
+func (r *Reconciler) isGateway(a netip.Addr) bool {
+	return slices.ContainsFunc(r.state.Transits, func(t Transit) bool {
+		return slices.ContainsFunc(t.Gateways, func(g netip.Prefix) bool { return g.Addr() == a })
+	})
+}
+
+// followRouter asks the LAN's routers to introduce themselves: once at the
+// start, since the kernel has taken what they said before and tells only part
+// of it, and whenever the kernel's route to them was lost.
+func (r *Reconciler) followRouter(ctx context.Context) {
+	link := r.link(r.state.Ext)
+	if !link.Local.IsValid() {
+		r.solicited, r.advertised = "", false
+		return
+	}
+	has := advertised(r.seen.Routes[V6], link.Name)
+	lost := r.advertised && !has && r.seen.Adverts[link.Name].RouterAt(r.seen.Now).IsValid()
+	r.advertised = has
+	if r.solicited == link.Name+link.MAC && !lost {
+		return
+	}
+	r.solicited = link.Name + link.MAC
+	go func() {
+		if err := r.Neighbours.Solicit(ctx, link.Name); err != nil && ctx.Err() == nil {
+			r.Reporter.Event(Warn, EventSolicitFailed, err.Error(), nil)
+		}
+	}()
+}
+
+// applyNeighbours corrects the MAC of backends that were recreated under
+// their old address.
+func (r *Reconciler) applyNeighbours(ctx context.Context) error {
+	var errs []error
+	if r.macs == nil {
+		r.macs = map[netip.Addr]string{}
+	}
+	tried := map[netip.Addr]bool{}
+	for _, e := range r.state.Entries {
+		old := r.macs[e.Backend]
+		if e.BackendMAC == "" || old == e.BackendMAC || tried[e.Backend] {
+			continue
+		}
+		if old != "" {
+			tried[e.Backend] = true
+			if err := r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC); err != nil {
+				errs = append(errs, err)
+				continue // to be tried again, in the next round
+			}
+		}
+		// Kept when the backend goes: its address comes back with another.
+		r.macs[e.Backend] = e.BackendMAC
+	}
+	return errors.Join(errs...)
+}
+
+// endStaleFlows ends the flows that the ruleset, which is in the kernel by
+// now, would send elsewhere. After it, never before: a flow that begins in
+// between would be tracked the old way.
+func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
+	var errs []error
+	own := r.ownAddresses()
+	if r.outcome.ApplyErr != nil {
+		r.flowsDue = true // the old rules would take them up again
+		return nil
+	}
+	for _, f := range Families {
+		for _, p := range Protocols {
+			if !r.flowsDue && !mayLeaveStale(p, entriesOf(before, f, p), entriesOf(r.state, f, p)) {
+				continue
+			}
+			errs = append(errs, r.endStale(ctx, f, p, own))
+		}
+	}
+	err := errors.Join(errs...)
+	r.flowsDue = err != nil
+	return err
+}
+
+// mayLeaveStale says whether a change of entries can leave flows behind: a new
+// TCP port cannot, since whoever tried it before was told that it is closed.
+func mayLeaveStale(p Protocol, before, now []Entry) bool {
+	if p == UDP {
+		return !slices.Equal(before, now)
+	}
+	kept := make(map[Entry]bool, len(now))
+	for _, e := range now {
+		kept[e] = true
+	}
+	return slices.ContainsFunc(before, func(e Entry) bool { return !kept[e] })
+}
+
+func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []netip.Addr) error {
+	flows, err := r.Flows.Flows(ctx, f, p)
+	if err != nil {
+		return err
+	}
+	told := map[netip.Addr]bool{}
+	for _, m := range StaleFlows(f, p, flows, own, r.state.Entries) {
+		if err := r.Flows.End(ctx, m); err != nil {
+			return err
+		}
+		r.outcome.Flushes[f]++
+		if !told[m.ReplySrc] {
+			told[m.ReplySrc] = true
+			r.Reporter.Event(Info, EventFlowsFlushed, "flows that lead elsewhere now were ended", Fields{"proto": string(p), "was": m.ReplySrc.String()})
+		}
+	}
+	return nil
+}
+
+func entriesOf(s State, f Family, p Protocol) []Entry {
+	var list []Entry
+	for _, e := range s.Entries {
+		if e.Family == f && e.Protocol == p {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// ownAddresses are all that a client may have addressed.
+func (r *Reconciler) ownAddresses() []netip.Addr {
+	var own []netip.Addr
+	for _, f := range Families {
+		own = append(own, r.state.External[f].Prefix.Addr())
+	}
+	for _, l := range r.seen.Links {
+		for _, a := range l.Addrs {
+			own = append(own, a.Prefix.Addr())
+		}
+	}
+	for _, t := range r.state.Transits {
+		for _, g := range t.Gateways {
+			own = append(own, g.Addr())
+		}
+	}
+	return own
+}

@@ -1,0 +1,137 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv6"
+
+	"github.com/AlexCherrypi/anchord"
+)
+
+// Adverts listens to router advertisements (RFC 4861, 4.2): the kernel makes
+// addresses and routes of them, but does not tell whether a DHCPv6 server is to
+// be asked, nor why a route went. Uptime and Fire are required.
+type Adverts struct {
+	Uptime func() time.Duration
+	Fire   func(anchord.Source, time.Time)
+
+	mu   sync.Mutex
+	last map[string]map[netip.Addr]anchord.Advert // by interface and router
+}
+
+// Adverts is what the routers of each interface say, taken together: addresses
+// are managed if one of them says so.
+func (a *Adverts) Adverts() map[string]anchord.Advert {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.Uptime()
+	all := map[string]anchord.Advert{}
+	for iface, routers := range a.last {
+		var sum anchord.Advert
+		for _, said := range routers {
+			sum.Managed = sum.Managed || said.Managed
+			// Of several the one with the lowest address, so as not to flap.
+			if router := said.RouterAt(now); router.IsValid() && (!sum.Router.IsValid() || router.Less(sum.Router)) {
+				sum.Router, sum.Until = said.Router, said.Until
+			}
+		}
+		all[iface] = sum
+	}
+	return all
+}
+
+// Follow listens until ctx ends. It returns nil where there is no IPv6.
+func (a *Adverts) Follow(ctx context.Context) error {
+	conn, err := icmp.ListenPacket("ip6:ipv6-icmp", "::")
+	if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listening to router advertisements: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	c := conn.IPv6PacketConn()
+	var only ipv6.ICMPFilter
+	only.SetAll(true)
+	only.Accept(ipv6.ICMPTypeRouterAdvertisement)
+	if err := errors.Join(c.SetICMPFilter(&only), c.SetControlMessage(ipv6.FlagInterface|ipv6.FlagHopLimit, true)); err != nil {
+		return fmt.Errorf("listening to router advertisements: %w", err)
+	}
+	message := make([]byte, 1500)
+	for {
+		n, control, from, err := c.ReadFrom(message)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("listening to router advertisements: %w", err)
+		}
+		a.hear(message[:n], control, from)
+	}
+}
+
+// hear takes one message, if it is from a router on the link.
+func (a *Adverts) hear(message []byte, control *ipv6.ControlMessage, from net.Addr) {
+	ip, _ := from.(*net.IPAddr)
+	if ip == nil || control == nil || control.HopLimit != 255 {
+		return
+	}
+	router, _ := netip.AddrFromSlice(ip.IP)
+	link, err := net.InterfaceByIndex(control.IfIndex)
+	said, ok := parseAdvert(message, router, a.Uptime())
+	if err != nil || !ok {
+		return
+	}
+	if a.note(link.Name, said) {
+		a.Fire(anchord.SourceKernel, time.Time{})
+	}
+}
+
+// parseAdvert reads the fixed part of an advertisement.
+func parseAdvert(message []byte, router netip.Addr, now time.Duration) (anchord.Advert, bool) {
+	const managed = 0x80
+	if len(message) < 16 || message[0] != byte(ipv6.ICMPTypeRouterAdvertisement) || message[1] != 0 || !router.IsLinkLocalUnicast() {
+		return anchord.Advert{}, false
+	}
+	lifetime := time.Duration(int(message[6])<<8|int(message[7])) * time.Second
+	return anchord.Advert{Managed: message[5]&managed != 0, Router: router.WithZone(""), Until: now + lifetime}, true
+}
+
+// maxRouters keeps a host that invents routers from filling our memory.
+const maxRouters = 16
+
+// note says whether a router says something else than before.
+func (a *Adverts) note(iface string, said anchord.Advert) (news bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == nil {
+		a.last = map[string]map[netip.Addr]anchord.Advert{}
+	}
+	routers := a.last[iface]
+	before, known := routers[said.Router]
+	if routers == nil {
+		routers = map[netip.Addr]anchord.Advert{}
+		a.last[iface] = routers
+	}
+	if !known && len(routers) >= maxRouters {
+		now := a.Uptime()
+		maps.DeleteFunc(routers, func(_ netip.Addr, old anchord.Advert) bool { return old.Until <= now })
+		if len(routers) >= maxRouters {
+			return false
+		}
+	}
+	routers[said.Router] = said
+	now := a.Uptime()
+	return !known || before.Managed != said.Managed || before.RouterAt(now) != said.RouterAt(now)
+}
