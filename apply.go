@@ -92,11 +92,9 @@ func (r *Reconciler) applyMAC(ctx context.Context) error {
 // restarted notes what is gone from an interface through our own doing, so
 // that it is nobody's interference.
 func (r *Reconciler) restarted(iface string) {
-	on := func(route Route) bool { return route.Iface == iface }
 	for _, f := range Families {
-		r.seen.Routes[f] = slices.DeleteFunc(slices.Clone(r.seen.Routes[f]), on)
+		r.routesGone(f, iface)
 	}
-	r.routed = slices.DeleteFunc(r.routed, on)
 	r.seen.Links = slices.Clone(r.seen.Links)
 	for i, l := range r.seen.Links {
 		if l.Name == iface {
@@ -105,6 +103,13 @@ func (r *Reconciler) restarted(iface string) {
 			r.seen.Links[i] = l
 		}
 	}
+}
+
+// routesGone notes that an interface has lost a family's routes.
+func (r *Reconciler) routesGone(f Family, iface string) {
+	gone := func(route Route) bool { return route.Family == f && route.Iface == iface }
+	r.seen.Routes[f] = slices.DeleteFunc(slices.Clone(r.seen.Routes[f]), gone)
+	r.routed = slices.DeleteFunc(r.routed, gone)
 }
 
 // applyChild makes the LAN interface where that is anchord's own work.
@@ -207,6 +212,9 @@ func (r *Reconciler) left(until time.Duration) time.Duration {
 // readdressed tells of the change of address, and ends what used the old one.
 func (r *Reconciler) readdressed(ctx context.Context, iface string, want LeasedAddr, others []netip.Prefix, present bool) {
 	r.held[V4], r.wrote = want, true
+	if !want.Prefix.IsValid() {
+		r.routesGone(V4, iface) // with the last address
+	}
 	if want.Prefix.IsValid() && !present {
 		r.gained(ctx, iface, want.Prefix)
 	}
@@ -310,6 +318,9 @@ func (r *Reconciler) isOurs(route Route) bool { return slices.ContainsFunc(r.rou
 
 // applyRoutes puts the routes right, whoever changed them.
 func (r *Reconciler) applyRoutes(ctx context.Context) error {
+	if r.state.Ext == "" {
+		return nil // not known at the moment: what is there stays
+	}
 	errs := []error{r.removeStrayRoutes(ctx)}
 	for _, want := range r.state.Routes {
 		if r.link(want.Iface).Name == "" {
@@ -340,10 +351,10 @@ func (r *Reconciler) removeStrayRoutes(ctx context.Context) error {
 		router := f == V6 && advertised(r.seen.Routes[V6], r.state.Ext)
 		for _, has := range r.seen.Routes[f] {
 			isDefault := !has.Dst.IsValid()
-			ended := (r.isOurs(has) || has.Leased && has.Iface == r.state.Ext) && !r.wantsRouteTo(f, has.Dst) && (!isDefault || router)
-			foreign := isDefault && router && !has.Advertised && !r.isOurs(has)
+			ended := (r.isOurs(has) || has.Protocol == ProtoDHCP && has.Iface == r.state.Ext) && !r.wantsRouteTo(f, has.Dst)
+			foreign := isDefault && router && !r.isOurs(has)
 			toSelf := isDefault && r.isGateway(has.Gateway) && !r.wantsRouteTo(f, has.Dst)
-			if has.Advertised || !ended && !foreign && !toSelf {
+			if has.Protocol == ProtoRA || !ended && !foreign && !toSelf {
 				continue
 			}
 			if err := r.Routes.DeleteRoute(ctx, has); err != nil {

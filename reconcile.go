@@ -117,7 +117,7 @@ func (o Outcome) Gateways() []Route {
 			}
 		}
 		for _, r := range defaultRoutesOf(o.Routes[f]) {
-			if r.Advertised && r.Iface == o.State.Ext {
+			if r.Protocol == ProtoRA && r.Iface == o.State.Ext {
 				r.Source = FromRouter
 				gateways = append(gateways, r)
 				break

@@ -244,7 +244,7 @@ func (g *rig) DeleteRoute(_ context.Context, r anchord.Route) error {
 	err := g.effect("unroute %s %s", r.Gateway, r.Iface)
 	if err == nil {
 		g.change(func() {
-			g.w.Observation.Routes[r.Family] = slices.DeleteFunc(slices.Clone(g.w.Observation.Routes[r.Family]), r.Same)
+			g.w.Observation.Routes[r.Family] = slices.DeleteFunc(slices.Clone(g.w.Observation.Routes[r.Family]), func(o anchord.Route) bool { return r.Same(o) && r.Protocol == o.Protocol })
 		})
 	}
 	return err

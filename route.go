@@ -16,13 +16,17 @@ type Route struct {
 	// address of the interface says so.
 	OnLink bool
 	Source GatewaySource
-	// Metric and Advertised are the kernel's: its preference, less is more,
-	// and whether a router advertisement made the route.
-	Metric     int
-	Advertised bool
-	// Leased says that a lease gave it: the kernel's "proto dhcp".
-	Leased bool
+	Metric int // the kernel's preference, less is more; 0: its usual
+	// Protocol is who set it, in the kernel's words: ProtoRA, ProtoDHCP, or
+	// empty for a command.
+	Protocol string
 }
+
+// Protocols of routes (rtnetlink(7)): of router advertisements and of leases.
+const (
+	ProtoRA   = "ra"
+	ProtoDHCP = "dhcp"
+)
 
 // Same says whether two routes lead the same way.
 func (r Route) Same(o Route) bool {
@@ -78,7 +82,13 @@ func (d *decision) routes() {
 		}
 		gateway, source := d.gateway(f)
 		if gateway.IsValid() && d.extHas(f) {
-			d.route(Route{Family: f, Gateway: gateway, Source: source})
+			route := Route{Family: f, Gateway: gateway, Source: source}
+			if source == FromRouter {
+				// The kernel's own, which shall come back, cannot beside one
+				// that is the same in metric and gateway.
+				route.Metric = preferred
+			}
+			d.route(route)
 		}
 	}
 	for _, s := range d.state.Leases[V4].Static {
@@ -86,9 +96,12 @@ func (d *decision) routes() {
 			d.notice(Warn, EventDHCPIgnored, "", "the DHCP server's route to %s is left out: it would %s", s.Dst, reason)
 			continue
 		}
-		d.route(Route{Family: V4, Dst: s.Dst, Gateway: s.Gateway, Source: FromLease, Leased: true})
+		d.route(Route{Family: V4, Dst: s.Dst, Gateway: s.Gateway, Source: FromLease, Protocol: ProtoDHCP})
 	}
 }
+
+// preferred is a metric before the one that the kernel gives IPv6 routes, 1024.
+const preferred = 512
 
 func (d *decision) route(r Route) {
 	r.Iface = d.state.Ext
@@ -131,7 +144,7 @@ func (d *decision) gateway(f Family) (netip.Addr, GatewaySource) {
 // advertised says whether the kernel has a default route from a router's own
 // word.
 func advertised(routes []Route, iface string) bool {
-	return slices.ContainsFunc(defaultRoutesOf(routes), func(r Route) bool { return r.Advertised && r.Iface == iface })
+	return slices.ContainsFunc(defaultRoutesOf(routes), func(r Route) bool { return r.Protocol == ProtoRA && r.Iface == iface })
 }
 
 // settle puts a route right, given those to its destination that there are.

@@ -339,6 +339,34 @@ func TestDefaultGateway(t *testing.T) {
 			v6(w)
 			w.Self.Networks[0].Pools = []anchord.Pool{pool("2001:db8::/64", "2001:db8::ffff")}
 		}, nil, []string{"v6 2001:db8::ffff docker"}},
+		{"IPv6 as a router says, which the kernel does not have", usual(), func(w *world) {
+			v6(w)
+			w.advert(anchord.Advert{Router: addr("fe80::1"), Until: w.Now + time.Minute})
+		}, pinned("2001:db8::1"), []string{"v6 fe80::1 router advertisement"}},
+		{"IPv6 where the router's word has ended", usual(), func(w *world) {
+			v6(w)
+			w.advert(anchord.Advert{Router: addr("fe80::1"), Until: w.Now})
+		}, pinned("2001:db8::1"), []string{"v6 2001:db8::1 ANCHORD_EXT_GATEWAY_IP"}},
+		{"IPv6 as the kernel has it from a router", usual(), func(w *world) {
+			v6(w)
+			w.Routes[anchord.V6] = []anchord.Route{{Family: anchord.V6, Gateway: addr("fe80::1"), Iface: "lan0", Protocol: anchord.ProtoRA}}
+		}, pinned("2001:db8::1"), nil},
+		{"further destinations of a lease", usual(), func(w *world) {
+			w.lease("192.0.2.77/24", "192.0.2.3")
+			w.Leases[anchord.V4].Static = []anchord.StaticRoute{
+				{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: addr("192.0.2.5")},
+				{Dst: netip.MustParsePrefix("192.0.3.0/24")},
+				{Dst: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("192.0.2.5")}, // wider than the transit network
+			}
+		}, nil, []string{"v4 192.0.2.3 lease", "v4 192.0.2.5 lease to 10.9.0.0/16", "v4 invalid IP lease to 192.0.3.0/24", "v4 192.0.2.5 lease to 10.0.0.0/8"}},
+		{"destinations of a lease that are our own networks", usual(), func(w *world) {
+			w.lease("192.0.2.77/24", "192.0.2.3")
+			w.Leases[anchord.V4].Static = []anchord.StaticRoute{
+				{Dst: netip.MustParsePrefix("10.213.0.0/24"), Gateway: addr("192.0.2.5")},
+				{Dst: netip.MustParsePrefix("10.213.0.5/32"), Gateway: addr("192.0.2.5")},
+				{Dst: netip.MustParsePrefix("192.0.2.0/24"), Gateway: addr("192.0.2.5")},
+			}
+		}, nil, []string{"v4 192.0.2.3 lease"}},
 		{"families are independent", withAddress(usual()), v6, pinned("2001:db8::1"), []string{"v4 192.0.2.254 docker", "v6 2001:db8::1 ANCHORD_EXT_GATEWAY_IP"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -361,6 +389,9 @@ func routes(s anchord.State) []string {
 	var list []string
 	for _, r := range s.Routes {
 		word := r.Family.String() + " " + r.Gateway.String() + " " + string(r.Source)
+		if r.Dst.IsValid() {
+			word += " to " + r.To()
+		}
 		if r.OnLink {
 			word += " onlink"
 		}

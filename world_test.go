@@ -106,6 +106,26 @@ func (w *world) lease(prefix string, routers ...string) {
 	}
 }
 
+// lease6 gives the world a DHCPv6 lease obtained just now.
+func (w *world) lease6(address string) {
+	w.Leases[anchord.V6] = anchord.Lease{
+		Address: netip.PrefixFrom(addr(address), 128), Duration: time.Hour, Preferred: 30 * time.Minute, Obtained: w.Now, Boot: w.Boot,
+	}
+}
+
+// advert is what the routers of the LAN say.
+func (w *world) advert(a anchord.Advert) {
+	w.Adverts = map[string]anchord.Advert{"lan0": a}
+}
+
+// v6 turns IPv6 on, with an address that the kernel made.
+func (w *world) v6(prefixes ...string) {
+	w.Links[0].Local = addr("fe80::77")
+	for _, p := range prefixes {
+		w.Links[0].Addrs = append(w.Links[0].Addrs, anchord.LinkAddr{Prefix: netip.MustParsePrefix(p)})
+	}
+}
+
 func auto() anchord.Config {
 	return anchord.Config{Mode: anchord.ModeAuto, PollInterval: 30 * time.Second}
 }

@@ -106,7 +106,7 @@ func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
 		gateway, _ := netip.ParseAddr(r.Gateway)
 		routes = append(routes, anchord.Route{
 			Family: f, Dst: dst, Gateway: gateway, Iface: r.Dev, Metric: r.Metric,
-			Advertised: r.Protocol == "ra", Leased: r.Protocol == "dhcp",
+			Protocol: r.Protocol,
 		})
 	}
 	return routes, nil
@@ -278,8 +278,11 @@ func routeArgs(verb string, r anchord.Route) []string {
 	if r.OnLink {
 		args = append(args, "onlink")
 	}
-	if r.Leased {
-		args = append(args, "proto", "dhcp")
+	switch {
+	case r.Protocol != "":
+		args = append(args, "proto", r.Protocol)
+	case verb == "delete":
+		args = append(args, "proto", "boot") // and not the kernel's own beside it
 	}
 	if r.Metric != 0 {
 		args = append(args, "metric", strconv.Itoa(r.Metric))

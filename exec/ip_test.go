@@ -45,9 +45,9 @@ func TestRoutes(t *testing.T) {
 		{"on link", `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":["onlink"]}]`, anchord.V4, []string{"default 192.0.2.1 eth0"}},
 		{"two, best first", `[{"dst":"default","gateway":"10.0.0.1","dev":"eth1","flags":[]},{"dst":"default","gateway":"192.0.2.1","dev":"eth0","metric":100,"flags":[]}]`, anchord.V4, []string{"default 10.0.0.1 eth1", "default 192.0.2.1 eth0"}},
 		{"without a gateway", `[{"dst":"default","dev":"eth0","scope":"link","flags":[]}]`, anchord.V4, []string{"default invalid IP eth0"}},
-		{"from a router advertisement", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":1795,"flags":[],"pref":"medium"}]`, anchord.V6, []string{"default fe80::1 eth0 advertised"}},
-		{"a lease's", `[{"dst":"10.9.0.0/16","gateway":"192.0.2.5","dev":"eth0","protocol":"dhcp","flags":[]},{"dst":"10.8.0.1","dev":"eth0","protocol":"dhcp","scope":"link","flags":[]}]`, anchord.V4, []string{"10.9.0.0/16 192.0.2.5 eth0 leased", "10.8.0.1/32 invalid IP eth0 leased"}},
-		{"others", `[{"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","prefsrc":"192.0.2.7","flags":[]},{"type":"multicast","dst":"multicast","dev":"eth0"}]`, anchord.V4, []string{"192.0.2.0/24 invalid IP eth0"}},
+		{"from a router advertisement", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":1795,"flags":[],"pref":"medium"}]`, anchord.V6, []string{"default fe80::1 eth0 ra"}},
+		{"a lease's", `[{"dst":"10.9.0.0/16","gateway":"192.0.2.5","dev":"eth0","protocol":"dhcp","flags":[]},{"dst":"10.8.0.1","dev":"eth0","protocol":"dhcp","scope":"link","flags":[]}]`, anchord.V4, []string{"10.9.0.0/16 192.0.2.5 eth0 dhcp", "10.8.0.1/32 invalid IP eth0 dhcp"}},
+		{"others", `[{"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","prefsrc":"192.0.2.7","flags":[]},{"type":"multicast","dst":"multicast","dev":"eth0"}]`, anchord.V4, []string{"192.0.2.0/24 invalid IP eth0 kernel"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			routes, err := parseRoutes(tt.family, []byte(tt.json))
@@ -57,11 +57,8 @@ func TestRoutes(t *testing.T) {
 					t.Errorf("family %v", r.Family)
 				}
 				how := ""
-				if r.Leased {
-					how = " leased"
-				}
-				if r.Advertised {
-					how = " advertised"
+				if r.Protocol != "" {
+					how = " " + r.Protocol
 				}
 				got = append(got, r.To()+" "+r.Gateway.String()+" "+r.Iface+how)
 			}
@@ -106,7 +103,7 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 			return ip.ReplaceRoute(ctx, anchord.Route{Family: anchord.V6, Gateway: addr("fe80::1"), Iface: "lan0", OnLink: true})
 		}, "ip -6 route replace default via fe80::1 dev lan0 onlink"},
 		{"route of a lease", func() error {
-			return ip.ReplaceRoute(ctx, anchord.Route{Dst: prefix("10.9.0.0/16"), Gateway: addr("192.0.2.5"), Iface: "lan0", Leased: true})
+			return ip.ReplaceRoute(ctx, anchord.Route{Dst: prefix("10.9.0.0/16"), Gateway: addr("192.0.2.5"), Iface: "lan0", Protocol: anchord.ProtoDHCP})
 		}, "ip -4 route replace 10.9.0.0/16 via 192.0.2.5 dev lan0 proto dhcp"},
 		{"leased address", func() error {
 			return ip.LeaseAddress(ctx, "lan0", prefix("2001:db8::7/128"), time.Hour, time.Minute)
@@ -118,7 +115,7 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 			return ip.AddChild(ctx, anchord.Child{Name: "ext", Parent: "eth0", MAC: "02:00:00:00:00:01"})
 		}, "ip -batch -\nlink set dev eth0 up\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
 		{"own interface away", func() error { return ip.RemoveChild(ctx, "ext") }, "ip link delete dev ext"},
-		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0"},
+		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
 		{"neighbour", func() error { return ip.SetNeighbour(ctx, "transit0", addr("10.0.0.5"), "02:00:00:00:00:05") }, "ip neighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
 		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},
 	} {
