@@ -354,7 +354,8 @@ func (r *Reconciler) removeStrayRoutes(ctx context.Context) error {
 			ended := (r.isOurs(has) || has.Protocol == ProtoDHCP && has.Iface == r.state.Ext) && !r.wantsRouteTo(f, has.Dst)
 			foreign := isDefault && router && !r.isOurs(has)
 			toSelf := isDefault && r.isGateway(has.Gateway) && !r.wantsRouteTo(f, has.Dst)
-			if has.Protocol == ProtoRA || !ended && !foreign && !toSelf {
+			inside := isDefault && has.Protocol == ProtoRA && has.Iface != r.state.Ext // no container is our router
+			if !inside && (has.Protocol == ProtoRA || !ended && !foreign && !toSelf) {
 				continue
 			}
 			if err := r.Routes.DeleteRoute(ctx, has); err != nil {
@@ -363,7 +364,7 @@ func (r *Reconciler) removeStrayRoutes(ctx context.Context) error {
 			}
 			r.wrote = true
 			fields := Fields{"family": f.String(), "to": has.To(), "gateway": has.Gateway.String(), "iface": has.Iface}
-			if foreign && !toSelf {
+			if (foreign || inside) && !toSelf {
 				r.outcome.Reasserted[f]++
 				r.Reporter.Event(Warn, EventRouteReasserted, "somebody else's default route is removed: the router's own stays", fields)
 				continue
