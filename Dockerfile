@@ -21,7 +21,10 @@ RUN set -eu; \
       rm -rf /var/lib/apt/lists/*; \
     fi; \
     tools=$(missing); \
-    if [ -n "$tools" ]; then echo "the base image lacks:$tools" >&2; exit 1; fi
+    if [ -n "$tools" ]; then echo "the base image lacks:$tools" >&2; exit 1; fi; \
+    # anchord starts dhcpcd with two capabilities. With a user of its own, dhcpcd
+    # would want more of them, to give up what it does not have.
+    sed -i '/^_\{0,1\}dhcpcd:/d' /etc/passwd
 COPY rootfs/ /
 ARG VERSION=devel
 ARG REVISION=unknown

@@ -259,6 +259,10 @@ func (r *Reconciler) applyLeased6(ctx context.Context) error {
 		return nil
 	}
 	var errs []error
+	if want.Prefix.IsValid() && r.inUse(link, want.Prefix) {
+		r.decline(link.Name)
+		want = LeasedAddr{}
+	}
 	if want.Prefix.IsValid() && (want != held || !link.has(want.Prefix)) {
 		r.undo.lease(link.Name, want.Prefix)
 		if err := r.Addresses.LeaseAddress(ctx, link.Name, want.Prefix, r.left(want.Until), r.left(want.Preferred)); err != nil {
@@ -275,6 +279,26 @@ func (r *Reconciler) applyLeased6(ctx context.Context) error {
 		r.held[V6] = want
 	}
 	return err
+}
+
+// inUse says whether the kernel found that another host has an address of ours:
+// it then removes it while still checking, or marks it.
+func (r *Reconciler) inUse(link Link, p netip.Prefix) bool {
+	for _, a := range link.Addrs {
+		if a.Prefix == p {
+			return a.Duplicate
+		}
+	}
+	return r.ours[p].Tentative
+}
+
+// decline gives up the DHCPv6 lease of an address that another host has, until
+// the server gives another lease. Later releases of dhcpcd tell the server.
+func (r *Reconciler) decline(iface string) {
+	lease := r.state.Leases[V6]
+	r.memory.Declined = lease.Obtained
+	r.Trigger.Fire(SourceKernel, time.Time{})
+	r.addressEvent(Error, EventDHCPDeclined, "the leased address is used by another host and is given up, asking again; look for a host with a static address inside the DHCP pool", iface, lease.Address)
 }
 
 // followAddresses tells of ext's IPv6 addresses as they come, age and go,

@@ -99,6 +99,40 @@ func TestTheAddressOfADHCPv6Lease(t *testing.T) {
 	}
 }
 
+func TestALeasedAddressThatAnotherHostHas(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		fail func(l *anchord.Link)
+	}{
+		{"the kernel takes it away", func(l *anchord.Link) { l.Addrs = l.Addrs[:len(l.Addrs)-1] }},
+		{"the kernel marks it", func(l *anchord.Link) { l.Addrs[len(l.Addrs)-1].Duplicate = true }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := working6(t)
+			g.w.advert(anchord.Advert{Managed: true, Router: addr("fe80::1"), Until: g.w.Now + 30*time.Minute})
+			g.w.lease6("2001:db8::9")
+			g.look(t, anchord.SourceAll)
+			l := g.link("lan0")
+			l.Addrs[len(l.Addrs)-1].Tentative = true
+			g.wantEffects(t, anchord.SourceKernel)
+			tt.fail(l)
+			g.look(t, anchord.SourceKernel)
+			if did := g.look(t, anchord.SourceKernel); !slices.Contains(did, "client6 lan0 shop 2001:db8::9") {
+				t.Errorf("did %q, want the client begin anew", did)
+			}
+			g.wantEffects(t, anchord.SourceKernel)
+			if told := g.told(anchord.EventDHCPDeclined); len(told) != 1 {
+				t.Errorf("told %q", told)
+			}
+			g.w.Now += time.Second
+			g.w.lease6("2001:db8::a")
+			if did := g.look(t, anchord.SourceLease); !slices.Contains(did, "lease lan0 2001:db8::a/128 for 1h0m0s, 30m0s") {
+				t.Errorf("another lease: did %q", did)
+			}
+		})
+	}
+}
+
 func TestIPv6AddressesAreFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := working6(t)

@@ -32,7 +32,19 @@ type Lease struct {
 	Ignored  []string
 	// Released says that we gave it back: it may be asked for again, no more.
 	Released bool
+	// First says that it was not a renewal that gave it.
+	First bool
 }
+
+// echoes says whether l only tells again of the lease old: dhcpcd does when the
+// kernel has found the address free.
+func (l Lease) echoes(old Lease) bool {
+	return l.First && l.Boot == old.Boot && !old.Released && l.Address == old.Address &&
+		l.Duration == old.Duration && l.Obtained >= old.Obtained && l.Obtained-old.Obtained < echo
+}
+
+// echo covers the time of duplicate address detection, with its delays.
+const echo = 10 * time.Second
 
 // StaticRoute is a classless static route (RFC 3442).
 type StaticRoute struct {
@@ -199,7 +211,7 @@ func staticRoute(prefix, via string) (dst netip.Prefix, gateway netip.Addr, err 
 // Lease6 is Lease for what the DHCPv6 client tells (RFC 8415): of its
 // addresses the first that can be used.
 func (f LeaseFile) Lease6() (Lease, error) {
-	l := Lease{Obtained: f.At, Boot: f.Boot}
+	l := Lease{Obtained: f.At, Boot: f.Boot, First: f.Event == "BOUND6"}
 	refused := errors.New("no address offered")
 	for n := 1; n <= maxAddresses && !l.Address.IsValid(); n++ {
 		prefix := "new_dhcp6_ia_na1_ia_addr" + strconv.Itoa(n)

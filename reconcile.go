@@ -343,6 +343,9 @@ func (r *Reconciler) lookAtLeases(source Source) {
 			continue // the lease that is held goes on
 		}
 		old := r.seen.Leases[f]
+		if lease.echoes(old) {
+			continue
+		}
 		r.seen.Leases[f] = lease
 		r.reportLease(f, old, lease)
 	}

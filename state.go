@@ -30,6 +30,7 @@ type Memory struct {
 	LeasedGateway netip.Addr    // the IPv4 router that a lease named last
 	Leased        PerFamily[bool]
 	Lost          PerFamily[int] // leases that ended
+	Declined      time.Duration  // when the DHCPv6 lease was obtained whose address is somebody else's
 }
 
 // State is what the namespace shall look like: the outcome of one decision.
@@ -463,7 +464,7 @@ func (d *decision) leasedAddresses() {
 	d.state.OwnsExt = true
 	for _, f := range Families {
 		lease := d.o.Leases[f]
-		valid := lease.ValidAt(d.o.Now, d.o.Boot)
+		valid := lease.ValidAt(d.o.Now, d.o.Boot) && !(f == V6 && lease.Obtained == d.memory.Declined)
 		if d.memory.Leased[f] && !valid {
 			d.memory.Lost[f]++
 		}

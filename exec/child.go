@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	osexec "os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sys/unix"
 )
 
 // Child keeps a long-running program running: started again after a capped,
@@ -31,6 +33,14 @@ type Child struct {
 	BackoffMax time.Duration
 	// Grace is how long the child may take to end after TERM; 0 means 2 s.
 	Grace time.Duration
+	// Delay is waited before the first start.
+	Delay time.Duration
+	// Capabilities, if set, are the only ones that the child, and whatever it
+	// runs, can have (capabilities(7)).
+	Capabilities []int
+	// Stuck, if set, ends a run that leads nowhere when it can be received
+	// from; the next one follows after the usual pause.
+	Stuck <-chan struct{}
 }
 
 // goodRun is the time after which a child counts as having worked, so that
@@ -41,6 +51,9 @@ const goodRun = 30 * time.Second
 func (c *Child) Run(ctx context.Context) {
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.Multiplier, pauses.MaxInterval = time.Second, 2, c.backoffMax()
+	if !sleep(ctx, c.Delay) {
+		return
+	}
 	for {
 		began := time.Now()
 		err := c.once(ctx)
@@ -54,10 +67,8 @@ func (c *Child) Run(ctx context.Context) {
 		if c.Exited != nil {
 			c.Exited(err, again)
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep(ctx, again) {
 			return
-		case <-time.After(again):
 		}
 	}
 }
@@ -71,6 +82,15 @@ func (c *Child) backoffMax() time.Duration {
 
 // once runs the child to its end.
 func (c *Child) once(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-c.Stuck:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	cmd := osexec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
 	cmd.Env = append(cleanEnv(), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -81,7 +101,7 @@ func (c *Child) once(ctx context.Context) error {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	output, done := c.lines()
 	cmd.Stdout, cmd.Stderr = output, output
-	if err := cmd.Start(); err != nil {
+	if err := c.begin(cmd); err != nil {
 		output.Close()
 		return &CommandError{Args: c.Args, ExitCode: -1, Err: err}
 	}
@@ -98,6 +118,47 @@ func (c *Child) once(ctx context.Context) error {
 		return fmt.Errorf("%s ended: %s", c.Args[0], cmd.ProcessState)
 	}
 	return &CommandError{Args: c.Args, ExitCode: exitCode(cmd), Err: err}
+}
+
+// begin starts the child. Capabilities belong to a thread, and a child has
+// those of the thread that starts it; so it is one that ends right after.
+func (c *Child) begin(cmd *osexec.Cmd) error {
+	if c.Capabilities == nil {
+		return cmd.Start()
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := keepOnly(c.Capabilities); err != nil {
+			started <- err
+			return
+		}
+		started <- cmd.Start()
+	}()
+	return <-started
+}
+
+// keepOnly takes all other capabilities from the calling thread, and the means
+// to get any.
+func keepOnly(capabilities []int) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("setting no_new_privs: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return fmt.Errorf("reading capabilities: %w", err)
+	}
+	var keep uint32
+	for _, capability := range capabilities {
+		keep |= 1 << capability
+	}
+	sets[0].Effective, sets[0].Permitted, sets[0].Inheritable = sets[0].Effective&keep, sets[0].Permitted&keep, 0
+	sets[1] = unix.CapUserData{}
+	if err := unix.Capset(&header, &sets[0]); err != nil {
+		return fmt.Errorf("dropping capabilities: %w", err)
+	}
+	return nil
 }
 
 // lines hands what is written to Line, line by line; done is closed when all

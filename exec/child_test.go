@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tended runs a child until the test ends it.
@@ -199,4 +201,30 @@ func TestChildStoppedWhileItStarts(t *testing.T) {
 func TestChildWithAnEndlessLineIsNotHeldUp(t *testing.T) {
 	k := tend(t, Child{Args: []string{"sh", "-c", "echo first; head -c 3000000 /dev/zero | tr '\\0' x; exit 1"}, BackoffMax: time.Millisecond})
 	k.until(t, "a second start", func() bool { return k.starts >= 2 })
+}
+
+func TestChildHasOnlyItsCapabilities(t *testing.T) {
+	k := tend(t, Child{
+		Args:         []string{"sh", "-c", "grep -e CapEff -e CapPrm -e NoNewPrivs /proc/self/status; exec sleep 100"},
+		Capabilities: []int{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
+	})
+	k.until(t, "three lines", func() bool { return len(k.lines) == 3 })
+	want := []string{"CapPrm:\t0000000000002400", "CapEff:\t0000000000002400", "NoNewPrivs:\t1"}
+	if !slices.Equal(k.lines, want) {
+		t.Errorf("%q, want %q", k.lines, want)
+	}
+	for range 20 { // on whatever thread: nobody else lost any
+		ours, err := os.ReadFile("/proc/thread-self/status")
+		if err != nil || strings.Contains(string(ours), "NoNewPrivs:\t1") {
+			t.Fatalf("our own thread has none any more (%v)", err)
+		}
+	}
+}
+
+func TestStuckChildIsEndedAndStartedAgain(t *testing.T) {
+	stuck := make(chan struct{}, 1)
+	k := tend(t, Child{Args: []string{"sleep", "100"}, Stuck: stuck, BackoffMax: 10 * time.Millisecond})
+	k.until(t, "start", func() bool { return k.starts == 1 })
+	stuck <- struct{}{}
+	k.until(t, "another start", func() bool { return k.starts == 2 })
 }

@@ -9,13 +9,15 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/AlexCherrypi/anchord"
 )
 
 // DHCP runs the DHCP clients of the ext interface, one for each family. All
 // fields but Ended are required.
 type DHCP struct {
-	Hooks      string // directory of the hook scripts, which write into LeaseDir
+	Hook       string // script that writes into LeaseDir
 	LeaseDir   string
 	Boot       string // id of this boot, for the lease files
 	BackoffMax time.Duration
@@ -33,6 +35,8 @@ type dhcpClient struct {
 	mu      sync.Mutex
 	running anchord.DHCPClient
 	child   supervised
+	began   time.Time
+	pause   time.Duration // before the present one was started
 	// What the client said last; used by its one goroutine only.
 	offered, lastLine string
 	hookTold          map[string]bool
@@ -51,25 +55,56 @@ func (d *DHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) {
 	if want == client.running {
 		return
 	}
+	lost := client.running.Lost < want.Lost
 	d.end(f)
-	client.running = want
 	if c == nil {
 		return
 	}
-	d.Observe(anchord.Info, anchord.EventDHCPStarted, "asking the LAN's DHCP server for an address", anchord.Fields{"family": f.String(), "iface": c.Iface, "hostname": c.Hostname})
-	client.child.start(d.supervise(f, *c, last))
+	client.pause = client.next(lost, d.BackoffMax)
+	client.running, client.began = want, time.Now()
+	d.Observe(anchord.Info, anchord.EventDHCPStarted, "asking the LAN's DHCP server for an address", d.fields(f, anchord.Fields{"iface": c.Iface, "hostname": c.Hostname}))
+	child, err := d.supervise(f, *c, last)
+	if err != nil {
+		d.Observe(anchord.Error, anchord.EventDHCPFailed, "the DHCP client cannot be started: "+err.Error(), d.fields(f, anchord.Fields{"again_in_s": 0}))
+		client.running = anchord.DHCPClient{}
+		return
+	}
+	child.Delay = client.pause
+	client.child.start(child)
 }
 
-// supervise describes the family's program.
-func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient, last netip.Addr) *Child {
-	child := &Child{
-		Args:       UDHCPCArgs(c, filepath.Join(d.Hooks, "udhcpc.script"), last),
-		Env:        []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot},
-		Line:       d.line4,
-		Exited:     func(err error, again time.Duration) { d.exited(f, err, again) },
-		BackoffMax: d.BackoffMax,
+// next is the pause before a client that has lost its lease begins anew: none,
+// unless that happens again and again.
+func (c *dhcpClient) next(lost bool, limit time.Duration) time.Duration {
+	if !lost || time.Since(c.began) >= goodRun+c.pause {
+		return 0
 	}
-	return child
+	return min(max(2*c.pause, time.Second), limit)
+}
+
+func (d *DHCP) fields(f anchord.Family, fields anchord.Fields) anchord.Fields {
+	fields["family"] = f.String()
+	return fields
+}
+
+// DHCP clients parse what anybody on the LAN may have sent. Raw packets and a
+// port below 1024 is all that they need.
+var dhcpCapabilities = []int{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
+
+// supervise describes the family's program.
+func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient, last netip.Addr) (*Child, error) {
+	child := &Child{
+		Exited:       func(err error, again time.Duration) { d.exited(f, err, again) },
+		BackoffMax:   d.BackoffMax,
+		Capabilities: dhcpCapabilities,
+	}
+	if f == anchord.V4 {
+		child.Args = UDHCPCArgs(c, d.Hook, last)
+		child.Env = []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot}
+		child.Line = d.line4
+		return child, nil
+	}
+	return child, d.dhcpcd(child, c, last)
 }
 
 // Stop ends the clients at the same time; each releases its lease as long as
@@ -111,10 +146,10 @@ func (d *DHCP) line4(line string) {
 		client.offered, _, _ = strings.Cut(rest, ",")
 	}
 	if strings.Contains(line, "address is in use") {
-		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", anchord.Fields{"family": "v4", "address": client.offered})
+		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", d.fields(anchord.V4, anchord.Fields{"address": client.offered}))
 		return
 	}
-	d.Observe(anchord.Debug, anchord.EventDHCPStarted, line, nil)
+	d.Observe(anchord.Debug, anchord.EventDHCPStarted, line, d.fields(anchord.V4, anchord.Fields{}))
 }
 
 // hookSays is told what a hook wrote: it only does if it fails.
@@ -127,7 +162,7 @@ func (d *DHCP) hookSays(f anchord.Family, line string) {
 		client.hookTold = map[string]bool{}
 	}
 	client.hookTold[line] = true
-	d.Observe(anchord.Error, anchord.EventDHCPHookFailed, "the DHCP hook could not write the lease down (is ANCHORD_RUN_DIR writable, and not full?): "+line, anchord.Fields{"family": f.String()})
+	d.Observe(anchord.Error, anchord.EventDHCPHookFailed, "the DHCP hook could not write the lease down (is ANCHORD_RUN_DIR writable, and not full?): "+line, d.fields(f, anchord.Fields{}))
 }
 
 func (d *DHCP) exited(f anchord.Family, err error, again time.Duration) {
@@ -136,9 +171,9 @@ func (d *DHCP) exited(f anchord.Family, err error, again time.Duration) {
 	if strings.Contains(last, "no lease") {
 		message = "no DHCP server answered; asking again"
 	}
-	d.Observe(anchord.Warn, anchord.EventDHCPFailed, message, anchord.Fields{
-		"family": f.String(), "again_in_s": again.Round(100 * time.Millisecond).Seconds(), "error": err.Error(), "client": last,
-	})
+	d.Observe(anchord.Warn, anchord.EventDHCPFailed, message, d.fields(f, anchord.Fields{
+		"again_in_s": again.Round(100 * time.Millisecond).Seconds(), "error": err.Error(), "client": last,
+	}))
 }
 
 // Timings of one try, in udhcpc's units: DISCOVERs a try, seconds between

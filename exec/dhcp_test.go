@@ -58,7 +58,7 @@ func (o *observed) until(t *testing.T, event string) {
 func TestDHCPClientRunsAsAsked(t *testing.T) {
 	recorded := tools(t, map[string]string{"udhcpc": "echo udhcpc: running; exec sleep 100"})
 	o := &observed{more: make(chan struct{}, 100)}
-	d := &DHCP{Hooks: "/hooks", LeaseDir: LeaseDir("/run/anchord"), Boot: "b", Observe: o.observe}
+	d := &DHCP{Hook: "/hook", LeaseDir: LeaseDir("/run/anchord"), Boot: "b", Observe: o.observe}
 	client := anchord.DHCPClient{Iface: "lan0", MAC: "02:00:00:00:00:01", Hostname: "shop"}
 	d.Run(anchord.V4, &client, netip.Addr{})
 	o.until(t, "running")
@@ -91,9 +91,58 @@ func TestDHCPClientRunsAsAsked(t *testing.T) {
 func TestDHCPClientTellsOfConflictsAndSilence(t *testing.T) {
 	tools(t, map[string]string{"udhcpc": "echo 'udhcpc: offered address is in use (got ARP reply), declining'; exit 1"})
 	o := &observed{more: make(chan struct{}, 100)}
-	d := &DHCP{Hooks: "/hooks", BackoffMax: time.Second, Observe: o.observe}
+	d := &DHCP{Hook: "/hook", BackoffMax: time.Second, Observe: o.observe}
 	d.Run(anchord.V4, &anchord.DHCPClient{Iface: "lan0", Hostname: "shop"}, netip.Addr{})
 	o.until(t, anchord.EventDHCPDeclined)
 	o.until(t, anchord.EventDHCPFailed)
 	_ = d.Stop(t.Context())
+}
+
+func TestDHCPv6ClientsCommandLineAndFile(t *testing.T) {
+	c := anchord.DHCPClient{Iface: "lan0", MAC: "02:00:00:00:00:01", Hostname: "my-app"}
+	const line = "dhcpcd -B -6 --noipv6rs --noconfigure -f /run/anchord/dhcpcd.conf lan0"
+	if got := strings.Join(DHCPCDArgs(c, "/run/anchord/dhcpcd.conf"), " "); got != line {
+		t.Errorf("%s\nwant %s", got, line)
+	}
+	text := DHCPCDConfig(c, "/hook", "/run/anchord/leases", "b", netip.Addr{})
+	for _, want := range []string{"duid 00:04:", "hostname \"my-app\"\n", "noipv6rs\n", "noconfigure\n", "script /hook\n", "env ANCHORD_LEASE_DIR=/run/anchord/leases\n", "env ANCHORD_BOOT=b\n", "\nia_na 1\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if again := DHCPCDConfig(c, "/hook", "/run/anchord/leases", "b", netip.MustParseAddr("2001:db8::7")); !strings.Contains(again, "\nia_na 1/2001:db8::7\n") {
+		t.Errorf("the last address is not asked for:\n%s", again)
+	}
+	if a, b := DUID("shop"), DUID("shop2"); a == b || a != DUID("shop") || len(strings.Split(a, ":")) != 18 {
+		t.Errorf("identifiers %s, %s", a, b)
+	}
+}
+
+// A client that gets no lease is ended, for the pause to be ours; one whose
+// leases are nothing is not let loop.
+func TestDHCPv6ClientThatAsksInALoopIsEnded(t *testing.T) {
+	tools(t, map[string]string{"dhcpcd": "while :; do echo 'lan0: soliciting a DHCPv6 lease'; sleep 0.01; done"})
+	o := &observed{more: make(chan struct{}, 1000)}
+	run := t.TempDir()
+	d := &DHCP{Hook: "/hook", LeaseDir: LeaseDir(run), Boot: "b", BackoffMax: time.Second, Observe: o.observe}
+	d.Run(anchord.V6, &anchord.DHCPClient{Iface: "lan0", Hostname: "shop"}, netip.Addr{})
+	o.until(t, anchord.EventDHCPFailed+" no DHCP server answered")
+	_ = d.Stop(t.Context())
+}
+
+func TestDHCPClientThatLosesLeasesAgainAndAgainIsSlowedDown(t *testing.T) {
+	c := dhcpClient{began: time.Now()}
+	for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second} {
+		c.pause = c.next(true, 5*time.Second)
+		if c.pause != want {
+			t.Errorf("pause %v, want %v", c.pause, want)
+		}
+	}
+	if got := c.next(false, 5*time.Second); got != 0 {
+		t.Errorf("another interface has to wait %v", got)
+	}
+	c.began = time.Now().Add(-time.Hour)
+	if got := c.next(true, 5*time.Second); got != 0 {
+		t.Errorf("after an hour with a lease: %v", got)
+	}
 }

@@ -46,6 +46,7 @@ func (i IP) Solicit(ctx context.Context, iface string) error {
 	return nil
 }
 
+// sleep says whether the whole pause has passed.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

@@ -24,8 +24,8 @@ type networkAnchorCmd struct {
 	networkVars
 }
 
-// dhcpHooks is part of the image.
-const dhcpHooks = "/usr/share/anchord"
+// dhcpHook is part of the image.
+const dhcpHook = "/usr/share/anchord/dhcp.script"
 
 func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
 	log := newLogger(stdout, c.level())
@@ -102,7 +102,7 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 		Flows: exec.Conntrack{}, Renderer: renderer, Tables: n.nft, Leases: n.leases,
 		Adverts: n.adverts,
 		DHCP: &exec.DHCP{
-			Hooks: dhcpHooks, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
+			Hook: dhcpHook, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
 			Ended: func(f anchord.Family) { n.released(f, bootID) },
 		},
 		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,

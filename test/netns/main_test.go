@@ -19,6 +19,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -137,6 +139,9 @@ func arrange() error {
 	if err := installHooks(); err != nil {
 		return err
 	}
+	if err := hideUsers(); err != nil {
+		return err
+	}
 	return installBinary()
 }
 
@@ -159,6 +164,26 @@ func installHooks() error {
 		return nil
 	}
 	return unix.Mount(source, "/usr/share/anchord", "", unix.MS_BIND, "")
+}
+
+// hideUsers takes away the users for whom dhcpcd would give up its rights, as
+// the image has none: it is given next to none to begin with.
+func hideUsers() error {
+	text, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		return err
+	}
+	users := slices.DeleteFunc(strings.SplitAfter(string(text), "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "dhcpcd:") || strings.HasPrefix(line, "_dhcpcd:")
+	})
+	if err := os.WriteFile(scratch+"/passwd", []byte(strings.Join(users, "")), 0o644); err != nil {
+		return err
+	}
+	if err := unix.Mount(scratch+"/passwd", "/etc/passwd", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("hiding dhcpcd's user: %w", err)
+	}
+	// It is written to, which no container's is.
+	return unix.Mount("tmpfs", "/var/lib/dhcpcd", "tmpfs", 0, "")
 }
 
 // installBinary copies the program from the descriptor of the outer process.

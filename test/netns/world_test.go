@@ -20,6 +20,7 @@ const (
 	routerIP   = "198.51.100.1"
 	clientIP   = "198.51.100.20"
 	plainIP    = "198.51.100.30"
+	lanPrefix6 = "2001:db8:1::/64"
 	routerIP6  = "2001:db8:1::1"
 	clientIP6  = "2001:db8:1::20"
 	plainIP6   = "2001:db8:1::30"
@@ -56,15 +57,19 @@ type world struct {
 	box     *ns
 	docker  *fakedocker.Server
 	boxID   string
+	lan     string // the box's interface there
 	dns     string // resolv.conf of the network-anchor
 }
 
 // setup changes how a world is made.
 type setup struct {
-	bootstrap string // address that Docker gives to lan0, "" for none
-	internal  bool   // no inhibit_ipv4: an internal transit
-	ipv6      bool
-	lanMTU    int
+	bootstrap    string // address that Docker gives to lan0, "" for none
+	bootstrap6   string // the same in IPv6
+	internal     bool   // no inhibit_ipv4: an internal transit
+	ipv6         bool
+	lanMTU       int
+	transitFirst bool   // Docker makes transit0 before lan0
+	parent       string // a VLAN's interface in the box, in place of lan0
 }
 
 func newWorld(t testing.TB, s setup) *world {
@@ -76,7 +81,7 @@ func newWorld(t testing.TB, s setup) *world {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{
-		t: t, dir: dir,
+		t: t, dir: dir, lan: "lan0",
 		sw: newNS(t, "switch"), router: newNS(t, "router"), client: newNS(t, "client"),
 		plain: newNS(t, "plain"), outside: newNS(t, "outside"), box: newNS(t, "box"),
 	}
@@ -90,6 +95,7 @@ func newWorld(t testing.TB, s setup) *world {
 func (w *world) cable(s setup) {
 	w.t.Helper()
 	w.sw.ip("link add br-lan type bridge mcast_snooping 0\nlink set br-lan up\nlink add br-transit type bridge mcast_snooping 0\nlink set br-transit up\n")
+	w.router.sysctl("net.ipv6.conf.default.accept_dad", "0") // it can speak at once
 	w.plug(w.router, "eth0", "br-lan", routerIP+"/24", routerIP6+"/64")
 	w.plug(w.client, "eth0", "br-lan", clientIP+"/24", clientIP6+"/64")
 	w.plug(w.plain, "eth0", "br-lan", plainIP+"/24", plainIP6+"/64")
@@ -125,26 +131,55 @@ func (w *world) plug(n *ns, iface, bridge string, addrs ...string) {
 // and a port of the transit bridge.
 func (w *world) cableBox(s setup) {
 	w.t.Helper()
+	w.box.sysctl("net.ipv4.ip_forward", "1")
+	if s.ipv6 {
+		w.box.sysctl("net.ipv6.conf.all.forwarding", "1")
+		w.box.sysctl("net.ipv6.conf.default.accept_ra", "2")
+	} else {
+		w.box.sysctl("net.ipv6.conf.default.disable_ipv6", "1")
+	}
+	if s.transitFirst {
+		w.plug(w.box, "transit0", "br-transit", boxIP+"/24")
+	}
+	w.cableLAN(s)
+	if !s.transitFirst {
+		w.plug(w.box, "transit0", "br-transit", boxIP+"/24")
+	}
+	if s.ipv6 {
+		w.box.ip("addr add " + boxIP6 + "/64 dev transit0 nodad\n")
+	}
+	if s.bootstrap != "" {
+		w.box.ip("addr add " + s.bootstrap + "/24 dev lan0\nroute add default via " + routerIP + "\n")
+	}
+	if s.bootstrap6 != "" {
+		w.box.ip("addr add " + s.bootstrap6 + "/64 dev lan0 nodad\nroute add default via " + routerIP6 + "\n")
+	}
+}
+
+// cableLAN makes lan0, or moves a VLAN's interface into the box, where it is
+// down until somebody needs it.
+func (w *world) cableLAN(s setup) {
+	w.t.Helper()
+	if s.parent != "" {
+		w.lan = "anchord-ext"
+		w.sw.ip("link add p-trunk type veth peer name trunk\nlink set p-trunk up\nlink set trunk up\n" +
+			"link add link p-trunk name p-lan type vlan id 42\nlink set p-lan master br-lan up\n")
+		w.giveParent(s.parent)
+		return
+	}
 	mtu := 1500
 	if s.lanMTU != 0 {
 		mtu = s.lanMTU
 	}
 	w.sw.ip("link add p-lan type veth peer name p-macvlan\nlink set p-lan master br-lan up\nlink set p-macvlan up promisc on\n")
 	w.sw.ip(fmt.Sprintf("link add link p-macvlan name lan0 netns %s address %s mtu %d type macvlan mode bridge\n", w.box.path(), boxMAC, mtu))
-	w.plug(w.box, "transit0", "br-transit", boxIP+"/24")
-	w.box.sysctl("net.ipv4.ip_forward", "1")
-	if s.ipv6 {
-		w.box.ip("addr add " + boxIP6 + "/64 dev transit0 nodad\n")
-		w.box.sysctl("net.ipv6.conf.all.forwarding", "1")
-		w.box.sysctl("net.ipv6.conf.lan0.accept_ra", "2")
-	} else {
-		w.box.sysctl("net.ipv6.conf.lan0.disable_ipv6", "1")
-		w.box.sysctl("net.ipv6.conf.transit0.disable_ipv6", "1")
-	}
 	w.box.ip("link set lan0 up\n")
-	if s.bootstrap != "" {
-		w.box.ip("addr add " + s.bootstrap + "/24 dev lan0\nroute add default via " + routerIP + "\n")
-	}
+}
+
+// giveParent moves an interface of the LAN's VLAN into the box.
+func (w *world) giveParent(name string) {
+	w.t.Helper()
+	w.sw.ip(fmt.Sprintf("link add link trunk name %[1]s type vlan id 42\nlink set %[1]s netns %[2]s\n", name, w.box.path()))
 }
 
 func (w *world) startDocker(s setup) {
@@ -155,20 +190,37 @@ func (w *world) startDocker(s setup) {
 	}
 	w.t.Cleanup(srv.Close)
 	w.docker = srv
-	lan := network.Inspect{Name: lanNetwork, Driver: "macvlan", EnableIPv4: s.bootstrap != "", EnableIPv6: s.ipv6, Options: map[string]string{"parent": "p-macvlan"}}
-	ep := network.EndpointSettings{MacAddress: boxMAC}
-	if s.bootstrap != "" {
-		lan.IPAM.Config = []network.IPAMConfig{{Subnet: lanPrefix, Gateway: routerIP}}
-		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = s.bootstrap, 24, routerIP
-	}
-	srv.SetNetwork(lan)
 	srv.SetNetwork(transitNetwork(s))
+	attached := map[string]network.EndpointSettings{transitNet: w.transitEndpoint(w.box, boxIP, boxIP6, s.ipv6)}
+	if s.parent == "" {
+		lan, ep := lanAttachment(s)
+		srv.SetNetwork(lan)
+		attached[lanNetwork] = ep
+	}
 	w.boxID = fakedocker.NewID()
 	srv.AddContainer(fakedocker.Container{
 		ID: w.boxID, Name: project + "-anchord-1", Image: "anchord",
 		Labels:   map[string]string{"com.docker.compose.project": project, "com.docker.compose.service": "anchord"},
-		Networks: map[string]network.EndpointSettings{lanNetwork: ep, transitNet: w.transitEndpoint(w.box, boxIP, boxIP6, s.ipv6)},
+		Networks: attached,
 	})
+}
+
+// lanAttachment is the network that is the LAN, and the box's endpoint there.
+func lanAttachment(s setup) (network.Inspect, network.EndpointSettings) {
+	lan := network.Inspect{
+		Name: lanNetwork, Driver: "macvlan", EnableIPv4: s.bootstrap != "", EnableIPv6: s.ipv6,
+		Options: map[string]string{"parent": "p-macvlan"}, Labels: map[string]string{"com.docker.compose.network": "lan"},
+	}
+	ep := network.EndpointSettings{MacAddress: boxMAC}
+	if s.bootstrap != "" {
+		lan.IPAM.Config = append(lan.IPAM.Config, network.IPAMConfig{Subnet: lanPrefix, Gateway: routerIP})
+		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = s.bootstrap, 24, routerIP
+	}
+	if s.bootstrap6 != "" {
+		lan.IPAM.Config = append(lan.IPAM.Config, network.IPAMConfig{Subnet: lanPrefix6, Gateway: routerIP6})
+		ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = s.bootstrap6, 64, routerIP6
+	}
+	return lan, ep
 }
 
 func transitNetwork(s setup) network.Inspect {
@@ -255,7 +307,8 @@ func (b *backend) container(expose string) fakedocker.Container {
 // the test's environment.
 func (w *world) command(hostname string, env []string, args ...string) *exec.Cmd {
 	w.t.Helper()
-	script := `mount --bind "$0" /etc/resolv.conf && exec "$@"`
+	// Each dhcpcd has its own /run/dhcpcd, as in a container of its own.
+	script := `mount --bind "$0" /etc/resolv.conf && mkdir -p /run/dhcpcd && mount -t tmpfs dhcpcd /run/dhcpcd && exec "$@"`
 	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, w.resolvConf(), program(w.t)}, args...)...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOSTNAME=" + hostname,
