@@ -427,11 +427,22 @@ func (r *Reconciler) followRouter(ctx context.Context) {
 		return
 	}
 	r.solicited = link.Name + link.MAC
-	go func() {
-		if err := r.Neighbours.Solicit(ctx, link.Name); err != nil && ctx.Err() == nil {
+	go r.solicit(ctx, link.Name)
+}
+
+// solicit asks the routers on an interface, and again where none has been heard:
+// the first question may be lost (RFC 4861, 6.3.7).
+func (r *Reconciler) solicit(ctx context.Context, iface string) {
+	for range 3 {
+		if err := r.Neighbours.Solicit(ctx, iface); err != nil {
 			r.Reporter.Event(Warn, EventSolicitFailed, err.Error(), nil)
+			return
 		}
-	}()
+		pause(ctx, 4*time.Second)
+		if _, heard := r.Adverts.Adverts()[iface]; heard || ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 // applyNeighbours corrects the MAC of backends that were recreated under

@@ -31,17 +31,12 @@ func advertise(ctx context.Context, iface string, addr netip.Addr) error {
 	return nil
 }
 
-// Solicit asks the routers on an interface to introduce themselves, three times
-// (RFC 4861, 6.3.7), since the first question may be lost.
-func (i IP) Solicit(ctx context.Context, iface string) error {
+// Solicit asks the routers on an interface to introduce themselves (RFC 4861,
+// 4.1).
+func (i IP) Solicit(_ context.Context, iface string) error {
 	message := ndpMessage{kind: ipv6.ICMPTypeRouterSolicitation, body: make([]byte, 4), option: sourceLinkLayerAddress, to: net.IPv6linklocalallrouters}
-	for _, pause := range []time.Duration{time.Second, 4 * time.Second, 0} {
-		if err := message.send(iface, netip.Addr{}); err != nil {
-			return fmt.Errorf("asking the routers on %s: %w", iface, err)
-		}
-		if !sleep(ctx, pause) {
-			return ctx.Err()
-		}
+	if err := message.send(iface, netip.Addr{}); err != nil {
+		return fmt.Errorf("asking the routers on %s: %w", iface, err)
 	}
 	return nil
 }
