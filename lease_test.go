@@ -185,6 +185,145 @@ func TestLeaseTime(t *testing.T) {
 	}
 }
 
+func TestStaticRoutesOfALease(t *testing.T) {
+	for _, tt := range []struct {
+		name, option string
+		want         string // routes; then the routers
+		ignored      int
+	}{
+		{"none", "", "; 192.0.2.1", 0},
+		{"blanks", " \t\n", "; 192.0.2.1", 0},
+		{"one: the router option does not count", "203.0.113.0/24 192.0.2.9", "203.0.113.0/24 192.0.2.9; ", 0},
+		{"the default inside", "203.0.113.0/24 192.0.2.9 0.0.0.0/0 192.0.2.8", "203.0.113.0/24 192.0.2.9; 192.0.2.8", 0},
+		{"the default alone", "0.0.0.0/0 192.0.2.8", "; 192.0.2.8", 0},
+		{"two defaults, in order", "0.0.0.0/0 192.0.2.8 0.0.0.0/0 192.0.2.7", "; 192.0.2.8 192.0.2.7", 0},
+		{"on the link", "203.0.113.0/24 0.0.0.0", "203.0.113.0/24 invalid IP; ", 0},
+		{"the default on the link is none", "0.0.0.0/0 0.0.0.0 203.0.113.0/24 192.0.2.9", "203.0.113.0/24 192.0.2.9; ", 0},
+		{"one host", "203.0.113.5/32 192.0.2.9", "203.0.113.5/32 192.0.2.9; ", 0},
+		{"halves of all there is", "0.0.0.0/1 192.0.2.9 128.0.0.0/1 192.0.2.9", "0.0.0.0/1 192.0.2.9 128.0.0.0/1 192.0.2.9; ", 0},
+		{"bits beyond the prefix", "203.0.113.77/24 192.0.2.9", "203.0.113.0/24 192.0.2.9; ", 0},
+		{"a gateway off the link", "203.0.113.0/24 198.51.100.1", "203.0.113.0/24 198.51.100.1; ", 0},
+		{"no gateway", "203.0.113.0/24", "; 192.0.2.1", 1},
+		{"a word too many", "203.0.113.0/24 192.0.2.9 10.0.0.0/8", "203.0.113.0/24 192.0.2.9; ", 1},
+		{"only nonsense: the router option counts", "x y", "; 192.0.2.1", 1},
+		{"nonsense among others", "203.0.113.0/33 192.0.2.9 203.0.113.0/24 224.0.0.1 10.0.0.0/8 192.0.2.9", "10.0.0.0/8 192.0.2.9; ", 2},
+		{"no prefix length", "203.0.113.0 192.0.2.9", "; 192.0.2.1", 1},
+		{"read as octal by others", "010.0.0.0/8 192.0.2.9", "; 192.0.2.1", 1},
+		{"IPv6", "2001:db8::/32 2001:db8::1", "; 192.0.2.1", 1},
+		{"IPv4 in IPv6", "::ffff:203.0.113.0/120 192.0.2.9", "; 192.0.2.1", 1},
+		{"multicast, loopback, reserved, nothing", "224.0.0.0/4 192.0.2.9 127.0.0.0/8 192.0.2.9 240.0.0.0/4 192.0.2.9 0.1.0.0/16 192.0.2.9", "; 192.0.2.1", 4},
+		{"a command", "203.0.113.0/24;reboot 192.0.2.9 $(reboot)/8 `x`", "; 192.0.2.1", 2},
+		{"a newline is a blank", "203.0.113.0/24\n192.0.2.9\nip=6.6.6.6", "203.0.113.0/24 192.0.2.9; ", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := parseLease(with("staticroutes", tt.option))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var routes []string
+			for _, r := range l.Static {
+				routes = append(routes, r.Dst.String()+" "+r.Gateway.String())
+			}
+			if got := strings.Join(routes, " ") + "; " + words(l.Routers); got != tt.want || len(l.Ignored) != tt.ignored {
+				t.Errorf("%s, ignored %q; want %s, %d ignored", got, l.Ignored, tt.want, tt.ignored)
+			}
+		})
+	}
+	l, err := parseLease(with("staticroutes", strings.Repeat("203.0.113.0/24 192.0.2.9 ", 10_000)))
+	if err != nil || len(l.Static) > 64 || len(l.Ignored) > 1 {
+		t.Errorf("%d routes, %d ignored, %v", len(l.Static), len(l.Ignored), err)
+	}
+}
+
+// with6 is with for what dhcpcd tells.
+func with6(changes ...string) string {
+	fields := map[string]string{
+		"event": "BOUND6", "reason": "BOUND6", "uptime": "1000.25 4000.50", "ANCHORD_BOOT": boot, "interface": "lan0",
+		"new_dhcp6_ia_na1_ia_addr1": "2001:db8::77", "new_dhcp6_ia_na1_ia_addr1_vltime": "3600", "new_dhcp6_ia_na1_ia_addr1_pltime": "1800",
+		"new_dhcp6_name_servers": "2001:db8::53",
+	}
+	for i := 0; i < len(changes); i += 2 {
+		key := strings.Replace(changes[i], "addr", "new_dhcp6_ia_na1_ia_addr", 1)
+		if fields[key] = changes[i+1]; changes[i+1] == "-" {
+			delete(fields, key)
+		}
+	}
+	return leaseFile(fields)
+}
+
+func parseLease6(data string) (anchord.Lease, error) {
+	file, err := anchord.ParseLeaseFile([]byte(data))
+	if err != nil {
+		return anchord.Lease{}, err
+	}
+	return file.Lease6()
+}
+
+func TestLease6(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		data    string
+		want    string // address, valid and preferred lifetime, DNS servers
+		ignored int
+	}{
+		{"as usual", with6(), "2001:db8::77/128 1h0m0s 30m0s [2001:db8::53]", 0},
+		{"as usual, not the first", with6("event", "RENEW6"), "2001:db8::77/128 1h0m0s 30m0s [2001:db8::53]", 0},
+		{"preferred as long as valid", with6("addr1_pltime", "3600"), "2001:db8::77/128 1h0m0s 0s [2001:db8::53]", 0},
+		{"never preferred", with6("addr1_pltime", "0"), "2001:db8::77/128 1h0m0s 1ns [2001:db8::53]", 0},
+		{"preferred longer than valid", with6("addr1_pltime", "3601"), "2001:db8::77/128 1h0m0s 0s [2001:db8::53]", 1},
+		{"preferred not told", with6("addr1_pltime", "-"), "2001:db8::77/128 1h0m0s 0s [2001:db8::53]", 1},
+		{"infinite", with6("addr1_vltime", "4294967295", "addr1_pltime", "4294967295"), "2001:db8::77/128 0s 0s [2001:db8::53]", 0},
+		{"infinite, not preferred for ever", with6("addr1_vltime", "4294967295"), "2001:db8::77/128 0s 30m0s [2001:db8::53]", 0},
+		{"a local address of the site", with6("addr1", "fd5a:9::77"), "fd5a:9::77/128 1h0m0s 30m0s [2001:db8::53]", 0},
+		{"the second where the first is over", with6("addr1_vltime", "0", "addr2", "2001:db8::88", "addr2_vltime", "60", "addr2_pltime", "60"), "2001:db8::88/128 1m0s 0s [2001:db8::53]", 0},
+		{"the second where the first is nonsense", with6("addr1", "fe80::1", "addr2", "2001:db8::88", "addr2_vltime", "60", "addr2_pltime", "60"), "2001:db8::88/128 1m0s 0s [2001:db8::53]", 0},
+		{"no DNS", with6("new_dhcp6_name_servers", "-"), "2001:db8::77/128 1h0m0s 30m0s []", 0},
+		{"DNS with nonsense", with6("new_dhcp6_name_servers", "fe80::1%lan0 ff02::1 :: ::1 192.0.2.53 ::ffff:192.0.2.53 $(x) 2001:db8::54"), "2001:db8::77/128 1h0m0s 30m0s [2001:db8::54]", 7},
+		{"newline forges no field", with6("new_dhcp6_domain_search", "x\nnew_dhcp6_ia_na1_ia_addr1=2001:db8::66\n", "new_dhcp6_status_message", "\nreason=EXPIRE6"), "2001:db8::77/128 1h0m0s 30m0s [2001:db8::53]", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := parseLease6(tt.data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := l.Address.String() + " " + l.Duration.String() + " " + l.Preferred.String() + " [" + words(l.DNS) + "]"; got != tt.want || len(l.Ignored) != tt.ignored {
+				t.Errorf("%s, ignored %q; want %s, %d ignored", got, l.Ignored, tt.want, tt.ignored)
+			}
+			if l.Obtained != 1000250*time.Millisecond || l.Boot != boot || l.First != strings.Contains(tt.data, "event=BOUND6") {
+				t.Errorf("%+v", l)
+			}
+		})
+	}
+}
+
+func TestLease6Refused(t *testing.T) {
+	for _, tt := range []struct{ name, data, fault string }{
+		{"no address", with6("addr1", "-"), "no address offered"},
+		{"a second without a first", with6("addr1", "-", "addr2", "2001:db8::88", "addr2_vltime", "60"), "no address offered"},
+		{"a prefix instead", with6("addr1", "2001:db8::/64"), "is not an IPv6 address"},
+		{"address with a newline", with6("addr1", "2001:db8::77\n"), "is not an IPv6 address"},
+		{"address with a zone", with6("addr1", "2001:db8::77%lan0"), "is not an IPv6 address"},
+		{"IPv4", with6("addr1", "192.0.2.77"), "is not an IPv6 address"},
+		{"IPv4 in IPv6", with6("addr1", "::ffff:192.0.2.77"), "not the address of a host"},
+		{"link-local", with6("addr1", "fe80::77"), "not the address of a host"},
+		{"multicast", with6("addr1", "ff02::1"), "not the address of a host"},
+		{"loopback", with6("addr1", "::1"), "not the address of a host"},
+		{"nothing", with6("addr1", "::"), "not the address of a host"},
+		{"no lifetime", with6("addr1_vltime", "-"), "valid lifetime"},
+		{"lifetime of 0", with6("addr1_vltime", "0"), "valid lifetime"},
+		{"negative lifetime", with6("addr1_vltime", "-1"), "valid lifetime"},
+		{"lifetime of more than 32 bits", with6("addr1_vltime", "4294967296"), "valid lifetime"},
+		{"lifetime with a command", with6("addr1_vltime", "3600;reboot"), "valid lifetime"},
+		{"DHCPv4's fields", with(), "no address offered"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if l, err := parseLease6(tt.data); err == nil || !strings.Contains(err.Error(), tt.fault) {
+				t.Errorf("%+v, %v; want an error that says %q", l, err, tt.fault)
+			}
+		})
+	}
+}
+
 // FuzzParseLeaseFile: whatever is in the file, nothing panics, and what is
 // accepted names addresses that hosts can have.
 func FuzzParseLeaseFile(f *testing.F) {
@@ -197,12 +336,38 @@ func FuzzParseLeaseFile(f *testing.F) {
 		if l.Server.IsValid() {
 			hosts = append(hosts, l.Server)
 		}
+		for _, r := range l.Static {
+			if r.Dst != r.Dst.Masked() || r.Dst.Bits() < 1 || !r.Dst.Addr().Is4() {
+				t.Fatalf("%s is accepted as a destination: %+v", r.Dst, l)
+			}
+			if r.Gateway.IsValid() {
+				hosts = append(hosts, r.Gateway)
+			}
+		}
 		for _, a := range hosts {
 			if !a.Is4() || !a.IsGlobalUnicast() || a.As4()[0] == 0 || a.As4()[0] >= 224 {
 				t.Fatalf("%s is accepted as a host: %+v", a, l)
 			}
 		}
-		if l.Address.Bits() < 1 || l.Duration < 0 || l.Obtained < 0 || (l.Infinite() && !l.ValidAt(0, l.Boot)) {
+		if l.Address.Bits() < 1 || l.Duration < 0 || l.Obtained < 0 || (l.Infinite() && !l.ValidAt(0, l.Boot)) || len(l.Static) > 64 {
+			t.Fatalf("%+v", l)
+		}
+	})
+}
+
+// FuzzLease6 is the same for what dhcpcd tells.
+func FuzzLease6(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l, err := parseLease6(string(data))
+		if err != nil {
+			return
+		}
+		for _, a := range append(slices.Clone(l.DNS), l.Address.Addr()) {
+			if !a.Is6() || !a.IsGlobalUnicast() || a.Is4In6() || a.Zone() != "" {
+				t.Fatalf("%s is accepted as a host: %+v", a, l)
+			}
+		}
+		if l.Address.Bits() != 128 || l.Duration < 0 || l.Preferred < 0 || !l.Infinite() && l.Preferred >= l.Duration {
 			t.Fatalf("%+v", l)
 		}
 	})

@@ -98,7 +98,8 @@ func (c *Child) once(ctx context.Context) error {
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = 2 * time.Second
 	}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	ended := make(chan struct{})
+	cmd.Cancel = func() error { return terminate(cmd.Process.Pid, ended) }
 	output, done := c.lines()
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := c.begin(cmd); err != nil {
@@ -109,6 +110,7 @@ func (c *Child) once(ctx context.Context) error {
 		c.Started()
 	}
 	err := cmd.Wait()
+	close(ended)
 	// Whatever of the group is left after the grace is ended for good.
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	output.Close()
@@ -118,6 +120,24 @@ func (c *Child) once(ctx context.Context) error {
 		return fmt.Errorf("%s ended: %s", c.Args[0], cmd.ProcessState)
 	}
 	return &CommandError{Args: c.Args, ExitCode: exitCode(cmd), Err: err}
+}
+
+// terminate asks a process group to end, until it has: dhcpcd can sleep through
+// a signal that comes while it handles a message.
+func terminate(group int, ended <-chan struct{}) error {
+	go func() {
+		again := time.NewTicker(200 * time.Millisecond)
+		defer again.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-again.C:
+				_ = syscall.Kill(-group, syscall.SIGTERM)
+			}
+		}
+	}()
+	return syscall.Kill(-group, syscall.SIGTERM)
 }
 
 // begin starts the child. Capabilities belong to a thread, and a child has

@@ -28,6 +28,9 @@ func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient, last netip.Addr) error
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing the DHCPv6 client's configuration: %w", err)
 	}
+	if err := promoteSecondaries(c.Iface); err != nil {
+		d.Observe(anchord.Debug, anchord.EventDHCPStarted, err.Error(), d.fields(anchord.V6, anchord.Fields{}))
+	}
 	stuck := make(chan struct{}, 1)
 	giveUp := func() {
 		select {

@@ -89,6 +89,7 @@ func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
 	var raw []struct {
 		Dst, Gateway, Dev, Protocol string
 		Metric                      int
+		Expires                     *int
 	}
 	if len(strings.TrimSpace(string(out))) == 0 {
 		return nil, nil
@@ -101,6 +102,10 @@ func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
 		dst, err := parseDst(r.Dst)
 		if err != nil {
 			continue // of a kind that anchord never sets
+		}
+		// What has expired lingers for a while, and is not used.
+		if r.Expires != nil && *r.Expires < 0 {
+			continue
 		}
 		// A route without gateway is kept too: it has to be replaced.
 		gateway, _ := netip.ParseAddr(r.Gateway)

@@ -46,6 +46,7 @@ func TestRoutes(t *testing.T) {
 		{"two, best first", `[{"dst":"default","gateway":"10.0.0.1","dev":"eth1","flags":[]},{"dst":"default","gateway":"192.0.2.1","dev":"eth0","metric":100,"flags":[]}]`, anchord.V4, []string{"default 10.0.0.1 eth1", "default 192.0.2.1 eth0"}},
 		{"without a gateway", `[{"dst":"default","dev":"eth0","scope":"link","flags":[]}]`, anchord.V4, []string{"default invalid IP eth0"}},
 		{"from a router advertisement", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":1795,"flags":[],"pref":"medium"}]`, anchord.V6, []string{"default fe80::1 eth0 ra"}},
+		{"from a router that has not been heard for too long", `[{"dst":"default","gateway":"fe80::1","dev":"eth0","protocol":"ra","metric":1024,"expires":-10,"flags":[]}]`, anchord.V6, nil},
 		{"a lease's", `[{"dst":"10.9.0.0/16","gateway":"192.0.2.5","dev":"eth0","protocol":"dhcp","flags":[]},{"dst":"10.8.0.1","dev":"eth0","protocol":"dhcp","scope":"link","flags":[]}]`, anchord.V4, []string{"10.9.0.0/16 192.0.2.5 eth0 dhcp", "10.8.0.1/32 invalid IP eth0 dhcp"}},
 		{"others", `[{"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","prefsrc":"192.0.2.7","flags":[]},{"type":"multicast","dst":"multicast","dev":"eth0"}]`, anchord.V4, []string{"192.0.2.0/24 invalid IP eth0 kernel"}},
 	} {

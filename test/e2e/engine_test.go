@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,11 +71,11 @@ func TestEngines(t *testing.T) {
 			e := raise(t, release)
 			t.Run("bridged packets filtered", func(t *testing.T) {
 				e.filterBridged(t, true)
-				e.together(t, scenarios)
+				e.together(t, slices.Concat(scenarios, nativeMatrix))
 			})
 			t.Run("bridged packets not filtered", func(t *testing.T) {
 				e.filterBridged(t, false)
-				e.together(t, unfiltered)
+				e.together(t, slices.Concat(unfiltered, serviceAnchorMatrix))
 			})
 			t.Run("alone", func(t *testing.T) {
 				e.filterBridged(t, true)

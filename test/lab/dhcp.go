@@ -8,30 +8,38 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// DHCPConfig is what a LAN's DHCP server hands out.
+// DHCPConfig is what a LAN's router hands out and announces.
 type DHCPConfig struct {
-	Pool          AddrRange
+	Pool          AddrRange // none: no DHCPv4
+	Pool6         AddrRange // none: no DHCPv6; else the advertisements say that there is
+	Prefixes6     []Prefix6 // in router advertisements; none: the router sends none
 	LeaseTime     time.Duration
-	Router        netip.Addr   // invalid: no router option
-	DNS           []netip.Addr // empty: no DNS option
+	Router        netip.Addr   // invalid: no router option; IPv6 has none
+	DNS           []netip.Addr // those of a family are told by its means; none: no DNS option
 	Authoritative bool         // answers NAK to who asks for an address of another network
 	Reservations  []Reservation
 	Extra         []string // more lines for dnsmasq.conf
 	ForgetLeases  bool     // empty the lease table once, when this is applied
 }
 
+// Prefix6 is a prefix in router advertisements. The router has the first address
+// of it.
+type Prefix6 struct {
+	Prefix     netip.Prefix
+	SLAAC      bool // hosts make themselves addresses of it
+	Deprecated bool // and use them for nothing new: their preferred lifetime is 0
+}
+
 // Reservation gives a client one address. It is known by any of the three.
 type Reservation struct {
 	MAC      string
-	ClientID string // hexadecimal with colons
-	Hostname string
+	ClientID string // hexadecimal with colons; for IPv6 the DUID
+	Hostname string // not to Kea
 	Addr     netip.Addr
 }
 
@@ -44,26 +52,68 @@ type Lease struct {
 	ClientID string // hexadecimal with colons, empty when there is none
 }
 
+// Lease6 is the same for DHCPv6.
+type Lease6 struct {
+	Expiry   time.Time
+	Addr     netip.Addr
+	Hostname string // empty when the client gave none
+	DUID     string // hexadecimal with colons
+	IAID     uint32
+}
+
+// dhcpServer is one program or several that do the work of one.
 type dhcpServer struct {
 	config  DHCPConfig
+	kind    serverKind
+	daemons []daemon // those that run
+}
+
+// serverKind is an implementation.
+type serverKind interface {
+	// log is the name of the file in which the programs say what they do.
+	log() string
+	// configure writes the configuration and gives the programs to start.
+	configure(ctx context.Context, lan *LAN) ([]daemon, error)
+	leases(lan *LAN) ([]Lease, error)
+	leases6(lan *LAN) ([]Lease6, error)
+	// tables are the names of the files with leases.
+	tables() []string
+}
+
+// daemon is one program of a server.
+type daemon struct {
+	argv    []string
+	env     []string // more than this process has
+	pid     string   // the file into which it writes its number; it is removed before the start
+	ready   func() (bool, error)
+	end     unix.Signal // that ends it without a word
 	process *process
 }
 
-// shortestLease is dnsmasq's own limit.
-const shortestLease = 2 * time.Minute
-
-func (lan *LAN) prepareDHCP(ctx context.Context, options LANOptions) error {
-	lan.dhcp.config = DHCPConfig{
-		Pool:          lan.Pool,
-		LeaseTime:     options.LeaseTime,
-		Router:        lan.Router.Addr,
-		DNS:           []netip.Addr{lan.Router.Addr},
-		Authoritative: true,
+func (lan *LAN) prepareDHCP() {
+	c := DHCPConfig{LeaseTime: lan.options.LeaseTime, Router: lan.Router.Addr, Authoritative: true}
+	if c.LeaseTime == 0 {
+		c.LeaseTime = shortestLease
 	}
-	if options.LeaseTime == 0 {
-		lan.dhcp.config.LeaseTime = shortestLease
+	if !lan.options.NoIPv4 {
+		c.Pool = lan.Pool
 	}
-	return nil
+	switch lan.options.IPv6 {
+	case SLAAC:
+		c.Prefixes6 = []Prefix6{{Prefix: lan.Prefix6, SLAAC: true}}
+	case DHCPv6:
+		c.Prefixes6 = []Prefix6{{Prefix: lan.Prefix6}}
+		c.Pool6 = lan.Pool6
+	}
+	for _, addr := range []netip.Addr{lan.Router.Addr, lan.Router.Addr6} {
+		if addr.IsValid() {
+			c.DNS = append(c.DNS, addr)
+		}
+	}
+	lan.dhcp.config, lan.dhcp.kind = c, dnsmasq{}
+	if lan.options.Kea {
+		lan.dhcp.kind = kea{}
+	}
 }
 
 // StartDHCP starts the server and waits until it can answer.
@@ -92,175 +142,125 @@ func (lan *LAN) ConfigureDHCP(ctx context.Context, change func(*DHCPConfig)) err
 	change(&lan.dhcp.config)
 	if lan.dhcp.config.ForgetLeases {
 		lan.dhcp.config.ForgetLeases = false
-		if err := os.Remove(lan.file("leases")); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+		for _, table := range lan.dhcp.kind.tables() {
+			if err := removeFile(lan.file(table)); err != nil {
+				return err
+			}
 		}
 	}
 	return lan.startDHCP(ctx)
 }
 
 // DHCPLog is the path of what the server has logged, packet by packet.
-func (lan *LAN) DHCPLog() string { return lan.file("dnsmasq.log") }
+func (lan *LAN) DHCPLog() string { return lan.file(lan.dhcp.kind.log()) }
 
 // Leases reads the server's lease table.
 func (lan *LAN) Leases() ([]Lease, error) {
-	text, err := os.ReadFile(lan.file("leases"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
+	leases, err := lan.dhcp.kind.leases(lan)
 	if err != nil {
 		return nil, fmt.Errorf("reading the leases of %s: %w", lan.Name, err)
-	}
-	return parseLeases(string(text))
-}
-
-// parseLeases reads dnsmasq's format: expiry, MAC, address, name, client
-// identifier, with * for what is not known.
-func parseLeases(text string) ([]Lease, error) {
-	var leases []Lease
-	for line := range strings.Lines(text) {
-		fields := strings.Fields(line)
-		if len(fields) > 0 && fields[0] == "duid" {
-			break // DHCPv6 from here on
-		}
-		if len(fields) != 5 {
-			return nil, fmt.Errorf("lease line %q is not dnsmasq's", line)
-		}
-		expiry, err := strconv.ParseInt(fields[0], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("lease line %q: %w", line, err)
-		}
-		mac, err := net.ParseMAC(fields[1])
-		if err != nil {
-			return nil, fmt.Errorf("lease line %q: %w", line, err)
-		}
-		addr, err := netip.ParseAddr(fields[2])
-		if err != nil {
-			return nil, fmt.Errorf("lease line %q: %w", line, err)
-		}
-		leases = append(leases, Lease{
-			Expiry: time.Unix(expiry, 0), MAC: mac, Addr: addr,
-			Hostname: strings.TrimPrefix(fields[3], "*"), ClientID: strings.TrimPrefix(fields[4], "*"),
-		})
 	}
 	return leases, nil
 }
 
+// Leases6 reads what the server has leased of IPv6.
+func (lan *LAN) Leases6() ([]Lease6, error) {
+	leases, err := lan.dhcp.kind.leases6(lan)
+	if err != nil {
+		return nil, fmt.Errorf("reading the IPv6 leases of %s: %w", lan.Name, err)
+	}
+	return leases, nil
+}
+
+// startDHCP starts all programs, then waits for all of them.
 func (lan *LAN) startDHCP(ctx context.Context) error {
 	if err := lan.stopDHCP(); err != nil {
 		return err
 	}
-	if err := lan.shortenLeases(ctx); err != nil {
-		return err
-	}
-	if err := os.WriteFile(lan.file("dnsmasq.conf"), []byte(lan.dnsmasqConf()), 0o644); err != nil {
-		return fmt.Errorf("configuring dnsmasq: %w", err)
-	}
-	p, err := startProcess(exec.Command("dnsmasq", "--keep-in-foreground", "--conf-file="+lan.file("dnsmasq.conf")),
-		lan.Router, lan.DHCPLog())
-	if err != nil {
-		return fmt.Errorf("starting dnsmasq: %w", err)
-	}
-	lan.dhcp.process = p
-	err = waitFor(ctx, 10*time.Second, func() (bool, error) {
-		if p.ended() {
-			return false, fmt.Errorf("it ended: %v", p.cmd.ProcessState)
+	for _, p := range lan.dhcp.config.Prefixes6 {
+		if p.Prefix == lan.Prefix6 {
+			continue
 		}
-		// The pid file is written once all sockets are there.
-		_, err := os.Stat(lan.file("dnsmasq.pid"))
-		return err == nil, nil
-	})
+		if err := lan.addPrefix(ctx, p.Prefix); err != nil {
+			return err
+		}
+	}
+	daemons, err := lan.dhcp.kind.configure(ctx, lan)
 	if err != nil {
-		return fmt.Errorf("waiting for dnsmasq: %w; its last words:\n%s", err, tail(lan.DHCPLog(), 5))
+		return fmt.Errorf("configuring the DHCP server of %s: %w", lan.Name, err)
+	}
+	for _, d := range daemons {
+		if d.process, err = lan.startDaemon(d); err != nil {
+			return fmt.Errorf("starting %s: %w", d.argv[0], err)
+		}
+		lan.dhcp.daemons = append(lan.dhcp.daemons, d)
+	}
+	for _, d := range lan.dhcp.daemons {
+		if err := lan.waitDaemon(ctx, d); err != nil {
+			return fmt.Errorf("waiting for %s: %w; its last words:\n%s", d.argv[0], err, tail(lan.DHCPLog(), 10))
+		}
 	}
 	return nil
+}
+
+func (lan *LAN) startDaemon(d daemon) (*process, error) {
+	if err := removeFile(d.pid); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(d.argv[0], d.argv[1:]...)
+	cmd.Env = append(os.Environ(), d.env...)
+	return startProcess(cmd, lan.Router, lan.DHCPLog())
+}
+
+func (lan *LAN) waitDaemon(ctx context.Context, d daemon) error {
+	return waitFor(ctx, 10*time.Second, func() (bool, error) {
+		if d.process.ended() {
+			return false, fmt.Errorf("it ended: %v", d.process.cmd.ProcessState)
+		}
+		return d.ready()
+	})
 }
 
 func (lan *LAN) stopDHCP() error {
-	if p := lan.dhcp.process; p != nil {
-		p.cmd.Process.Signal(unix.SIGTERM)
+	for _, d := range lan.dhcp.daemons {
+		d.process.cmd.Process.Signal(d.end)
+	}
+	for _, d := range lan.dhcp.daemons {
 		select {
-		case <-p.done:
+		case <-d.process.done:
 		case <-time.After(5 * time.Second):
-			p.cmd.Process.Kill()
-			<-p.done
+			d.process.cmd.Process.Kill()
+			<-d.process.done
 		}
-		lan.dhcp.process = nil
 	}
-	if err := os.Remove(lan.file("dnsmasq.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
+	lan.dhcp.daemons = nil
 	return nil
 }
 
-func (lan *LAN) dnsmasqConf() string {
-	c := lan.dhcp.config
-	lines := []string{
-		"user=root", "no-hosts", "no-resolv", "log-dhcp", "log-facility=-",
-		"bind-interfaces", "interface=eth0", "except-interface=lo",
-		"pid-file=" + lan.file("dnsmasq.pid"),
-		"dhcp-leasefile=" + lan.file("leases"),
-		"no-ping", // else every offer waits for a ping's answer
-		"dhcp-lease-max=1000",
-		fmt.Sprintf("dhcp-range=%s,%s,%d", c.Pool.First, c.Pool.Last, int(max(c.LeaseTime, shortestLease).Seconds())),
-		"dhcp-option=option:router" + optionList(c.Router),
-		"dhcp-option=option:dns-server" + optionList(c.DNS...),
-	}
-	if c.Authoritative {
-		lines = append(lines, "dhcp-authoritative")
-	}
-	for _, r := range c.Reservations {
-		lines = append(lines, "dhcp-host="+r.dnsmasq())
-	}
-	return strings.Join(append(lines, c.Extra...), "\n") + "\n"
-}
-
-// optionList is empty without addresses: dnsmasq then leaves the option out
-// instead of naming itself.
-func optionList(addrs ...netip.Addr) string {
-	var list string
+// family are the addresses of one family.
+func family(addrs []netip.Addr, is func(netip.Addr) bool) []netip.Addr {
+	var some []netip.Addr
 	for _, addr := range addrs {
-		if addr.IsValid() {
-			list += "," + addr.String()
+		if is(addr) {
+			some = append(some, addr)
 		}
 	}
-	return list
+	return some
 }
 
-func (r Reservation) dnsmasq() string {
-	var parts []string
-	if r.MAC != "" {
-		parts = append(parts, r.MAC)
+// there is the readiness of a program that writes a file when its sockets are
+// open.
+func there(path string) func() (bool, error) {
+	return func() (bool, error) {
+		_, err := os.Stat(path)
+		return err == nil, nil
 	}
-	if r.ClientID != "" {
-		parts = append(parts, "id:"+r.ClientID)
-	}
-	if r.Hostname != "" {
-		parts = append(parts, r.Hostname)
-	}
-	return strings.Join(append(parts, r.Addr.String()), ",")
 }
 
-// shortenLeases lets clients see shorter leases than the two minutes that
-// dnsmasq allows: a test cannot wait that long for a renewal. The option is
-// rewritten on its way out, where dnsmasq always puts it, after the message type
-// and its own address. To the server the lease is the longer one, so nothing is
-// ever given to a second client too early.
-func (lan *LAN) shortenLeases(ctx context.Context) error {
-	rules := "add table ip lab_dhcp\ndelete table ip lab_dhcp\n"
-	if lease := lan.dhcp.config.LeaseTime; lease < shortestLease {
-		rules += fmt.Sprintf(`table ip lab_dhcp {
-	chain output {
-		type filter hook output priority 0
-		udp sport 67 @th,2056,16 0x3304 @th,2072,32 set %d
-	}
-}
-`, max(1, int(lease.Seconds())))
-	}
-	cmd := lan.Router.Command(ctx, "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(rules)
-	if err := run(cmd); err != nil {
-		return fmt.Errorf("setting the lease time of %s: %w", lan.Name, err)
+// removeFile removes a file that may not be there.
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 type Host struct {
 	Name  string
 	Addr  netip.Addr // its address on the LAN, if the lab gave it one
+	Addr6 netip.Addr // the same of IPv6
 	Iface string     // its interface on the LAN
 
 	path string

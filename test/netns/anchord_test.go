@@ -73,7 +73,8 @@ func (a *anchord) ready() *anchord {
 	return a
 }
 
-// leased waits until lan0 has a leased address and returns it.
+// leased waits until the interface on the LAN has a leased address and returns
+// it.
 func (a *anchord) leased() string {
 	a.t.Helper()
 	var addr string
@@ -84,11 +85,11 @@ func (a *anchord) leased() string {
 	return addr
 }
 
-// extAddress is the one IPv4 address of lan0.
+// extAddress is the one IPv4 address of the interface on the LAN.
 func (w *world) extAddress() (string, error) {
-	addrs, err := w.box.addresses("lan0")
+	addrs, err := w.box.addresses(w.lan)
 	if err == nil && len(addrs) != 1 {
-		err = fmt.Errorf("lan0 has the addresses %v", addrs)
+		err = fmt.Errorf("%s has the addresses %v", w.lan, addrs)
 	}
 	if err != nil {
 		return "", err

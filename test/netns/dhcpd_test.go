@@ -27,6 +27,7 @@ const (
 // change its mind, and it does not fall silent.
 type dhcpd struct {
 	conn *net.UDPConn
+	self netip.Addr
 
 	mu      sync.Mutex
 	addr    netip.Addr
@@ -34,8 +35,14 @@ type dhcpd struct {
 	lease   time.Duration
 	silent  bool
 	strict  bool // a client that renews another address than ours gets NAK
-	extra   []byte
-	got     []dhcpMessage
+	jealous bool // so does a client that chooses another server
+	// replaced are options by their code in place of the usual ones; nil
+	// leaves one out.
+	replaced map[byte][]byte
+	extra    []byte // further options
+	sname    string // the two fields of fixed size
+	bootFile string
+	got      []dhcpMessage
 }
 
 // dhcpMessage is what a client sent.
@@ -50,8 +57,17 @@ type dhcpMessage struct {
 // startDHCPD makes the router a DHCP server with one address to give.
 func (w *world) startDHCPD(addr string, lease time.Duration) *dhcpd {
 	w.t.Helper()
-	d := &dhcpd{addr: netip.MustParseAddr(addr), gateway: netip.MustParseAddr(routerIP), lease: lease}
-	err := in(w.router, func() error {
+	return w.startDHCPDOn(w.router, routerIP, addr, lease)
+}
+
+// startDHCPDOn makes a host whose address is self a DHCP server.
+func (w *world) startDHCPDOn(host *ns, self, addr string, lease time.Duration) *dhcpd {
+	w.t.Helper()
+	d := &dhcpd{
+		self: netip.MustParseAddr(self), addr: netip.MustParseAddr(addr), gateway: netip.MustParseAddr(routerIP),
+		lease: lease, replaced: map[byte][]byte{},
+	}
+	err := in(host, func() error {
 		cfg := net.ListenConfig{Control: dhcpSocket}
 		c, err := cfg.ListenPacket(context.Background(), "udp4", "0.0.0.0:67")
 		if err == nil {
@@ -159,7 +175,12 @@ func (d *dhcpd) handle(m dhcpMessage) {
 		}
 	case request:
 		wanted, _ := netip.AddrFromSlice(m.options[optRequested])
+		chosen, _ := netip.AddrFromSlice(m.options[optServerID])
 		switch {
+		case chosen.IsValid() && !chosen.IsUnspecified() && chosen != d.self:
+			if d.jealous {
+				d.answer(m, nak)
+			}
 		case d.strict && !m.ciaddr.IsUnspecified() && m.ciaddr != d.addr:
 			d.answer(m, nak)
 		case wanted.IsValid() && wanted != d.addr:
@@ -188,21 +209,48 @@ func (d *dhcpd) message(m dhcpMessage, kind byte) []byte {
 	copy(b, m.raw[:240])
 	b[0] = 2
 	clear(b[12:28])
-	server := netip.MustParseAddr(routerIP).AsSlice()
+	server := d.self.AsSlice()
 	copy(b[20:24], server)
-	b = append(b, optType, 1, kind, optServerID, 4)
-	b = append(b, server...)
-	if kind != nak {
-		copy(b[16:20], d.addr.AsSlice())
-		b = append(b, optMask, 4, 255, 255, 255, 0, optLease, 4)
-		b = binary.BigEndian.AppendUint32(b, uint32(d.lease/time.Second))
-		if d.gateway.IsValid() {
-			b = append(append(b, optRouter, 4), d.gateway.AsSlice()...)
-		}
-		b = append(b, optDNS, 4, 198, 51, 100, 53)
-		b = append(b, d.extra...)
+	b = append(b, optType, 1, kind)
+	if kind == nak {
+		b = append(b, option(optServerID, string(server))...)
+		return append(b, optEnd)
 	}
-	return append(b, optEnd)
+	copy(b[16:20], d.addr.AsSlice())
+	copy(b[44:108], d.sname)
+	copy(b[108:236], d.bootFile)
+	for _, o := range []struct {
+		code  byte
+		value []byte
+	}{
+		{optServerID, server},
+		{optMask, []byte{255, 255, 255, 0}},
+		{optLease, binary.BigEndian.AppendUint32(nil, uint32(d.lease/time.Second))},
+		{optRouter, d.gateway.AsSlice()},
+		{optDNS, []byte{198, 51, 100, 53}},
+	} {
+		if other, is := d.replaced[o.code]; is {
+			o.value = other
+		}
+		if o.value != nil {
+			b = append(b, option(o.code, string(o.value))...)
+		}
+	}
+	return append(append(b, d.extra...), optEnd)
+}
+
+// option is one DHCP option on the wire.
+func option(code byte, value string) []byte {
+	return append([]byte{code, byte(len(value))}, value...)
+}
+
+// ips is a value made of addresses.
+func ips(addrs ...string) []byte {
+	value := []byte{}
+	for _, a := range addrs {
+		value = append(value, netip.MustParseAddr(a).AsSlice()...)
+	}
+	return value
 }
 
 func TestTheDHCPServerOfTheseTests(t *testing.T) {

@@ -144,6 +144,14 @@ func (n *ns) ip(lines string) {
 	}
 }
 
+// ip6 is ip where nothing else in a line says which family is meant.
+func (n *ns) ip6(lines string) {
+	n.t.Helper()
+	if _, err := n.feed(lines, "ip", "-6", "-batch", "-"); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 func (n *ns) sysctl(key, value string) {
 	n.t.Helper()
 	path := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")

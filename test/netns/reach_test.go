@@ -286,7 +286,7 @@ func (r *running) ext6() string {
 	r.t.Helper()
 	var addr string
 	eventually(r.t, hang, func() (err error) {
-		addr, err = r.box.address6("lan0")
+		addr, err = r.box.address6(r.lan)
 		return err
 	})
 	return addr

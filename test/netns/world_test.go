@@ -162,8 +162,6 @@ func (w *world) cableLAN(s setup) {
 	w.t.Helper()
 	if s.parent != "" {
 		w.lan = "anchord-ext"
-		w.sw.ip("link add p-trunk type veth peer name trunk\nlink set p-trunk up\nlink set trunk up\n" +
-			"link add link p-trunk name p-lan type vlan id 42\nlink set p-lan master br-lan up\n")
 		w.giveParent(s.parent)
 		return
 	}
@@ -176,10 +174,11 @@ func (w *world) cableLAN(s setup) {
 	w.box.ip("link set lan0 up\n")
 }
 
-// giveParent moves an interface of the LAN's VLAN into the box.
+// giveParent moves an interface of the LAN into the box. Whether it is a VLAN's
+// makes no difference in there.
 func (w *world) giveParent(name string) {
 	w.t.Helper()
-	w.sw.ip(fmt.Sprintf("link add link trunk name %[1]s type vlan id 42\nlink set %[1]s netns %[2]s\n", name, w.box.path()))
+	w.sw.ip(fmt.Sprintf("link add p-lan type veth peer name %s netns %s\nlink set p-lan master br-lan up\n", name, w.box.path()))
 }
 
 func (w *world) startDocker(s setup) {
@@ -307,8 +306,9 @@ func (b *backend) container(expose string) fakedocker.Container {
 // the test's environment.
 func (w *world) command(hostname string, env []string, args ...string) *exec.Cmd {
 	w.t.Helper()
-	// Each dhcpcd has its own /run/dhcpcd, as in a container of its own.
-	script := `mount --bind "$0" /etc/resolv.conf && mkdir -p /run/dhcpcd && mount -t tmpfs dhcpcd /run/dhcpcd && exec "$@"`
+	// As in a container: a /run/dhcpcd of its own, and a /proc/sys to read only.
+	script := `mount --bind "$0" /etc/resolv.conf && mkdir -p /run/dhcpcd && mount -t tmpfs dhcpcd /run/dhcpcd &&
+		mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "$@"`
 	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, w.resolvConf(), program(w.t)}, args...)...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOSTNAME=" + hostname,
