@@ -175,6 +175,11 @@ func (r *Reconciler) applyExternal(ctx context.Context) error {
 			others = append(others, a.Prefix)
 		}
 	}
+	if held := r.held[V4].Prefix; held.IsValid() && held != want.Prefix && !link.has(held) {
+		// The kernel was faster: the lifetime that it was given is over.
+		r.gone(ctx, link.Name, held, want.Prefix)
+		r.held[V4] = LeasedAddr{}
+	}
 	present := !want.Prefix.IsValid() || link.has(want.Prefix)
 	if present && len(others) == 0 && (want == r.held[V4] || !want.Prefix.IsValid()) {
 		r.held[V4] = want
@@ -219,12 +224,18 @@ func (r *Reconciler) readdressed(ctx context.Context, iface string, want LeasedA
 		r.gained(ctx, iface, want.Prefix)
 	}
 	for _, p := range others {
-		r.addressEvent(Info, EventAddressRemoved, "the LAN interface gave up an address", iface, p)
-		if p.Addr() != want.Prefix.Addr() { // else only the prefix length is another
-			r.endFlowsOf(ctx, FlowMatch{OrigDst: p.Addr()}, FlowMatch{ReplyDst: p.Addr()})
-		}
+		r.gone(ctx, iface, p, want.Prefix)
 	}
 	r.flowsDue = true
+}
+
+// gone tells that an address is given up for another, if any, and ends what used
+// it.
+func (r *Reconciler) gone(ctx context.Context, iface string, p, instead netip.Prefix) {
+	r.addressEvent(Info, EventAddressRemoved, "the LAN interface gave up an address", iface, p)
+	if p.Addr() != instead.Addr() { // else only the prefix length is another
+		r.endFlowsOf(ctx, FlowMatch{OrigDst: p.Addr()}, FlowMatch{ReplyDst: p.Addr()})
+	}
 }
 
 // gained tells people and neighbours of a new address.
@@ -326,8 +337,7 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 	}
 	for p := range r.ours {
 		if _, has := now[p]; !has {
-			r.addressEvent(Info, EventAddressRemoved, "the LAN interface gave up an address", link.Name, p)
-			r.endFlowsOf(ctx, FlowMatch{OrigDst: p.Addr()}, FlowMatch{ReplyDst: p.Addr()})
+			r.gone(ctx, link.Name, p, netip.Prefix{})
 		}
 	}
 	r.ours = now

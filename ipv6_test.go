@@ -260,7 +260,9 @@ func TestTheLANHasAddressesOfANetworkInside(t *testing.T) {
 	w := usual()
 	w.lease("10.213.0.77/16", "10.213.0.254")
 	s, _ := w.decide(t, auto(), anchord.Memory{})
-	wantNotices(t, s, []string{anchord.EventSubnetClash, "shop_transit", "10.213.0.0/24", "10.213.0.77/16"})
+	wantNotices(t, s,
+		[]string{anchord.EventSubnetClash, "shop_transit", "10.213.0.0/24", "10.213.0.77/16"},
+		[]string{anchord.EventDHCPIgnored, "10.213.0.254", "shop_transit"})
 }
 
 func TestOwnInterfaceOnAParent(t *testing.T) {

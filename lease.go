@@ -2,6 +2,7 @@ package anchord
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -81,6 +82,10 @@ func (l Lease) ValidAt(now time.Duration, boot string) bool {
 	return l.Infinite() || l.Remaining(now) > 0
 }
 
+// defaultLease is what udhcpc takes a lease for whose time the server does not
+// tell, in seconds.
+const defaultLease = "3600"
+
 // infiniteLease is the lease time that means "forever" (RFC 2131, 3.3).
 const infiniteLease = math.MaxUint32
 
@@ -144,14 +149,14 @@ func (f LeaseFile) Lease() (Lease, error) {
 		return Lease{}, fmt.Errorf("lease refused: %w", err)
 	}
 	l.Address = netip.PrefixFrom(addr, length)
-	seconds, err := strconv.ParseUint(f.vars["lease"], 10, 32)
+	seconds, err := strconv.ParseUint(cmp.Or(f.vars["lease"], defaultLease), 10, 32)
 	if err != nil || seconds == 0 {
 		return Lease{}, fmt.Errorf("lease refused: lease time %q is not a number of seconds", f.vars["lease"])
 	}
 	if seconds != infiniteLease {
 		l.Duration = time.Duration(seconds) * time.Second
 	}
-	l.Routers = l.addrs("router", f.vars["router"])
+	l.Routers = l.gateways("router", f.vars["router"])
 	l.staticRoutes(f.vars["staticroutes"])
 	l.DNS = l.addrs("dns", f.vars["dns"])
 	if server := l.addrs("serverid", f.vars["serverid"]); len(server) > 0 {
@@ -174,6 +179,9 @@ func (l *Lease) staticRoutes(list string) {
 	var routers []netip.Addr
 	for ; len(words) > 1 && len(l.Static) < maxStaticRoutes; words = words[2:] {
 		dst, gateway, err := staticRoute(words[0], words[1])
+		if err == nil && gateway.IsValid() {
+			err = l.leadsOn(gateway)
+		}
 		switch {
 		case err != nil:
 			l.ignore("staticroutes", err)
@@ -197,7 +205,7 @@ func staticRoute(prefix, via string) (dst netip.Prefix, gateway netip.Addr, err 
 		return dst, gateway, fmt.Errorf("%q is not an IPv4 prefix", prefix)
 	}
 	if dst = dst.Masked(); dst.Bits() > 0 {
-		if first := dst.Addr(); first.IsMulticast() || first.IsLoopback() || first.As4()[0] == 0 || first.As4()[0] >= 224 {
+		if first := dst.Addr(); first.IsMulticast() || first.IsLoopback() || dst.Bits() >= 8 && first.As4()[0] == 0 || first.As4()[0] >= 224 {
 			return dst, gateway, fmt.Errorf("%s is no destination of unicast", dst)
 		}
 	}
@@ -277,6 +285,37 @@ func (l *Lease) ignore(field string, err error) {
 	l.Ignored = append(l.Ignored, fmt.Sprintf("%s: %v", field, err))
 }
 
+// gateways is addrs for what is to be a router of the leased address's network.
+func (l *Lease) gateways(field, list string) []netip.Addr {
+	var some []netip.Addr
+	for _, a := range l.addrs(field, list) {
+		if err := l.leadsOn(a); err != nil {
+			l.ignore(field, err)
+			continue
+		}
+		some = append(some, a)
+	}
+	return some
+}
+
+// leadsOn accepts a gateway that can be another host's: not the leased address,
+// nor the first or last of its network, which are for all hosts (RFC 1122, 3.3.6;
+// RFC 3021 for networks of two).
+func (l *Lease) leadsOn(gateway netip.Addr) error {
+	if gateway == l.Address.Addr() {
+		return fmt.Errorf("%s is the leased address itself", gateway)
+	}
+	if l.Address.Bits() > 30 || !l.Address.Contains(gateway) {
+		return nil
+	}
+	b := gateway.As4()
+	host := binary.BigEndian.Uint32(b[:]) << l.Address.Bits() >> l.Address.Bits()
+	if host == 0 || host == math.MaxUint32>>l.Address.Bits() {
+		return fmt.Errorf("%s is no host of %s", gateway, l.Address.Masked())
+	}
+	return nil
+}
+
 // addrs reads a space-separated list and notes what in it is no host address.
 func (l *Lease) addrs(field, list string) []netip.Addr {
 	var addrs []netip.Addr
@@ -303,13 +342,17 @@ func hostAddr(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-// maskLength takes the prefix length that the client computed, or else the
-// dotted mask (option 1), 1..32.
+// maskLength reads the subnet mask (option 1), of several the first; where there
+// is none, the prefix length that the client assumes, 1..32. That length alone
+// would not do: it is a count of bits, wherever they stand.
 func maskLength(length, dotted string) (int, error) {
-	if n, err := strconv.ParseUint(length, 10, 8); err == nil && n >= 1 && n <= 32 {
-		return int(n), nil
+	first, _, _ := strings.Cut(strings.TrimSpace(dotted), " ")
+	if first == "" {
+		if n, err := strconv.ParseUint(length, 10, 8); err == nil && n >= 1 && n <= 32 {
+			return int(n), nil
+		}
 	}
-	if a, err := netip.ParseAddr(dotted); err == nil && a.Is4() {
+	if a, err := netip.ParseAddr(first); err == nil && a.Is4() {
 		b := a.As4()
 		m := binary.BigEndian.Uint32(b[:])
 		if n := bits.LeadingZeros32(^m); n >= 1 && bits.OnesCount32(m) == n {

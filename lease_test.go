@@ -3,6 +3,7 @@ package anchord_test
 import (
 	"maps"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -135,11 +136,9 @@ func TestLeaseRefused(t *testing.T) {
 		{"loopback address", with("ip", "127.0.0.5"), "not the address of a host"},
 		{"link-local address", with("ip", "169.254.3.4"), "not the address of a host"},
 		{"no mask at all", with("mask", "-", "subnet", "-"), "subnet mask"},
-		{"mask as a list, no length", with("mask", "-", "subnet", "255.255.255.0 255.0.0.0"), "subnet mask"},
 		{"mask with holes", with("mask", "-", "subnet", "255.0.255.0"), "subnet mask"},
 		{"mask of zero", with("mask", "0", "subnet", "0.0.0.0"), "subnet mask"},
 		{"length with a sign", with("mask", "+24", "subnet", "-"), "subnet mask"},
-		{"no lease time", with("lease", "-"), "lease time"},
 		{"lease of 0", with("lease", "0"), "lease time"},
 		{"negative lease", with("lease", "-1"), "lease time"},
 		{"lease of more than 32 bits", with("lease", "4294967296"), "lease time"},
@@ -371,4 +370,24 @@ func FuzzLease6(f *testing.F) {
 			t.Fatalf("%+v", l)
 		}
 	})
+}
+
+func TestGatewaysThatLeadNowhere(t *testing.T) {
+	for _, tt := range []struct{ address, router, want string }{
+		{"192.0.2.77/24", "192.0.2.1", "192.0.2.1"},
+		{"192.0.2.77/24", "198.51.100.1", "198.51.100.1"}, // outside: a neighbour by the server's word
+		{"192.0.2.77/24", "192.0.2.77", ""},
+		{"192.0.2.77/24", "192.0.2.255", ""},
+		{"192.0.2.77/24", "192.0.2.0", ""},
+		{"192.0.2.77/16", "192.0.2.255", "192.0.2.255"},
+		{"192.0.2.76/31", "192.0.2.77", "192.0.2.77"},
+		{"192.0.2.77/32", "192.0.2.1", "192.0.2.1"},
+		{"192.0.2.77/24", "192.0.2.255 192.0.2.2", "192.0.2.2"},
+	} {
+		p := netip.MustParsePrefix(tt.address)
+		l, err := parseLease(fmt.Sprintf("event=bound\x00uptime=1\x00ip=%s\x00mask=%d\x00lease=60\x00router=%s\x00", p.Addr(), p.Bits(), tt.router))
+		if got := words(l.Routers); err != nil || got != tt.want || (len(l.Ignored) > 0) != (tt.want != tt.router) {
+			t.Errorf("%s with router %s: %q, ignored %q (%v)", tt.address, tt.router, got, l.Ignored, err)
+		}
+	}
 }

@@ -72,6 +72,9 @@ type (
 		// Run makes exactly this client of the family run; nil: none. last
 		// is the address to ask for again.
 		Run(f Family, c *DHCPClient, last netip.Addr)
+		// Renew has the family's client ask for its lease again after these
+		// times, unless it is told otherwise before.
+		Renew(f Family, after ...time.Duration)
 		// Stop ends the clients after they have released their leases.
 		Stop(ctx context.Context) error
 	}
@@ -338,16 +341,36 @@ func (r *Reconciler) lookAtLeases(source Source) {
 	}
 	for _, f := range Families {
 		lease, err := r.Leases.Lease(f)
-		r.reportRefusal(f, err)
+		if err != nil || lease.Address.IsValid() {
+			r.reportRefusal(f, err)
+		}
 		if err != nil {
-			continue // the lease that is held goes on
+			// A lease that is held goes on. Without one, the client is of
+			// another mind than we are: it believes that it has one.
+			if !r.seen.Leases[f].ValidAt(r.seen.Now, r.seen.Boot) {
+				r.seen.Refused[f]++
+			}
+			continue
 		}
 		old := r.seen.Leases[f]
 		if lease.echoes(old) {
 			continue
 		}
 		r.seen.Leases[f] = lease
+		r.renewInTime(f, lease)
 		r.reportLease(f, old, lease)
+	}
+}
+
+// shortLease is the shortest that udhcpc believes: it renews shorter ones as if
+// they were as long.
+const shortLease = 30 * time.Second
+
+// renewInTime has a client renew a lease that it takes for longer than it is.
+func (r *Reconciler) renewInTime(f Family, lease Lease) {
+	if f == V4 && lease.Duration < shortLease && lease.ValidAt(r.seen.Now, r.seen.Boot) && !lease.Infinite() {
+		left := lease.Remaining(r.seen.Now)
+		r.DHCP.Renew(f, left/2, left*3/4)
 	}
 }
 

@@ -107,6 +107,9 @@ func (r *Reconciler) reportLease(f Family, old, lease Lease) {
 		fields["router"] = lease.Routers[0].String()
 	}
 	for _, ignored := range lease.Ignored {
+		if slices.Contains(old.Ignored, ignored) {
+			continue
+		}
 		r.Reporter.Event(Warn, EventDHCPIgnored, "an option of the lease is not usable and is left out: "+ignored, nil)
 	}
 	if lease.Address == old.Address {

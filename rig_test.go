@@ -330,4 +330,8 @@ func (d fakeDHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) 
 	}
 }
 
+func (d fakeDHCP) Renew(f anchord.Family, after ...time.Duration) {
+	_ = d.g.effect("renew %s %v", f, after)
+}
+
 func (d fakeDHCP) Stop(context.Context) error { return d.g.effect("release") }

@@ -70,8 +70,11 @@ const (
 // destinations that the lease names (option 121). Where no gateway is known,
 // or ext has no address yet, the family's default route is left alone.
 func (d *decision) routes() {
-	if routers := d.state.Leases[V4].Routers; len(routers) > 0 {
-		d.memory.LeasedGateway = routers[0]
+	for _, router := range d.state.Leases[V4].Routers {
+		if d.outside(router, "router") {
+			d.memory.LeasedGateway = router
+			break
+		}
 	}
 	if d.state.Ext == "" {
 		return
@@ -96,8 +99,27 @@ func (d *decision) routes() {
 			d.notice(Warn, EventDHCPIgnored, "", "the DHCP server's route to %s is left out: it would %s", s.Dst, reason)
 			continue
 		}
+		if s.Gateway.IsValid() && !d.outside(s.Gateway, "gateway to "+s.Dst.String()) {
+			continue
+		}
+		if slices.ContainsFunc(d.state.Routes, func(r Route) bool { return r.Family == V4 && r.Dst == s.Dst }) {
+			d.notice(Warn, EventDHCPIgnored, "", "the DHCP server names two ways to %s: the one by %s is left out", s.Dst, s.Gateway)
+			continue
+		}
 		d.route(Route{Family: V4, Dst: s.Dst, Gateway: s.Gateway, Source: FromLease, Protocol: ProtoDHCP})
 	}
+}
+
+// outside says whether a gateway that a lease names is on the LAN, and tells if it
+// is one of our own networks inside.
+func (d *decision) outside(gateway netip.Addr, what string) bool {
+	for _, t := range d.state.Transits {
+		if slices.ContainsFunc(t.Subnets, func(s netip.Prefix) bool { return s.Contains(gateway) }) {
+			d.notice(Warn, EventDHCPIgnored, "", "the DHCP server's %s %s is left out: it is an address of network %s", what, gateway, t.Network)
+			return false
+		}
+	}
+	return true
 }
 
 // preferred is a metric before the one that the kernel gives IPv6 routes, 1024.

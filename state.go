@@ -16,6 +16,7 @@ type Observation struct {
 	Links      []Link
 	Routes     PerFamily[[]Route] // as the kernel has them, best first
 	Leases     PerFamily[Lease]   // zero where there is none
+	Refused    PerFamily[int]     // leases that could not be used while there was none
 	Adverts    map[string]Advert  // what routers say, by interface
 	Now        time.Duration      // since boot
 	Boot       string
@@ -103,7 +104,7 @@ type DHCPClient struct {
 	Iface    string
 	MAC      string // so that a changed MAC restarts the client
 	Hostname string
-	Lost     int // leases lost so far: a new one is asked for from the start
+	Lost     int // leases lost or refused so far: a new one is asked for from the start
 }
 
 // Notice is something that a person should know: it is logged once when it
@@ -493,9 +494,9 @@ func (d *decision) client(f Family) *DHCPClient {
 	if mac == "" {
 		mac = d.ext.Link.MAC
 	}
-	c := &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname}
+	c := &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname, Lost: d.o.Refused[f]}
 	if f == V6 {
-		c.Lost = d.memory.Lost[f] // udhcpc begins again by itself
+		c.Lost += d.memory.Lost[f] // udhcpc begins again by itself
 	}
 	return c
 }

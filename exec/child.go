@@ -38,6 +38,11 @@ type Child struct {
 	// Capabilities, if set, are the only ones that the child, and whatever it
 	// runs, can have (capabilities(7)).
 	Capabilities []int
+	// Next, if set, gives the arguments of each start in place of Args, of
+	// which only the first is then used.
+	Next func() []string
+	// Signals, if set, are handed on to the child.
+	Signals <-chan syscall.Signal
 	// Stuck, if set, ends a run that leads nowhere when it can be received
 	// from; the next one follows after the usual pause.
 	Stuck <-chan struct{}
@@ -82,16 +87,13 @@ func (c *Child) backoffMax() time.Duration {
 
 // once runs the child to its end.
 func (c *Child) once(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-c.Stuck:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	cmd := osexec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	args := c.Args
+	if c.Next != nil {
+		args = c.Next()
+	}
+	cmd := osexec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(cleanEnv(), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = c.Grace
@@ -109,17 +111,39 @@ func (c *Child) once(ctx context.Context) error {
 	if c.Started != nil {
 		c.Started()
 	}
+	go c.listen(ctx, cancel, cmd.Process.Pid)
 	err := cmd.Wait()
 	close(ended)
 	// Whatever of the group is left after the grace is ended for good.
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	output.Close()
 	<-done
+	if errors.Is(context.Cause(ctx), errStuck) {
+		return fmt.Errorf("%s %w", c.Args[0], errStuck)
+	}
 	var exit *osexec.ExitError
 	if err == nil || errors.As(err, &exit) {
 		return fmt.Errorf("%s ended: %s", c.Args[0], cmd.ProcessState)
 	}
 	return &CommandError{Args: c.Args, ExitCode: exitCode(cmd), Err: err}
+}
+
+// errStuck is why a run was ended.
+var errStuck = errors.New("was ended because it led nowhere")
+
+// listen hands signals on, and ends the run when it is stuck.
+func (c *Child) listen(ctx context.Context, cancel context.CancelCauseFunc, pid int) {
+	for {
+		select {
+		case s := <-c.Signals:
+			_ = syscall.Kill(pid, s)
+		case <-c.Stuck:
+			cancel(errStuck)
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // terminate asks a process group to end, until it has: dhcpcd can sleep through

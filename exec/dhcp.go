@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,15 +17,15 @@ import (
 )
 
 // DHCP runs the DHCP clients of the ext interface, one for each family. All
-// fields but Ended are required.
+// fields but Ended and Lost are required.
 type DHCP struct {
 	Hook       string // script that writes into LeaseDir
 	LeaseDir   string
 	Boot       string // id of this boot, for the lease files
 	BackoffMax time.Duration
 	// Ended is called when a client was ended on purpose and has given its
-	// lease back.
-	Ended func(f anchord.Family)
+	// lease back; Lost when it gave a lease up without telling the hook.
+	Ended, Lost func(f anchord.Family)
 	// Observe is told what the clients do.
 	Observe func(anchord.Level, string, string, anchord.Fields)
 
@@ -34,9 +36,13 @@ type DHCP struct {
 type dhcpClient struct {
 	mu      sync.Mutex
 	running anchord.DHCPClient
+	last    atomic.Pointer[netip.Addr] // to ask for again
 	child   supervised
 	began   time.Time
 	pause   time.Duration // before the present one was started
+	stuck   chan struct{}
+	signals chan syscall.Signal
+	renewal []*time.Timer
 	// What the client said last; used by its one goroutine only.
 	offered, lastLine string
 	hookTold          map[string]bool
@@ -48,6 +54,7 @@ func (d *DHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) {
 	client := &d.clients[f]
 	client.mu.Lock()
 	defer client.mu.Unlock()
+	client.last.Store(&last)
 	var want anchord.DHCPClient
 	if c != nil {
 		want = *c
@@ -63,14 +70,51 @@ func (d *DHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) {
 	client.pause = client.next(lost, d.BackoffMax)
 	client.running, client.began = want, time.Now()
 	d.Observe(anchord.Info, anchord.EventDHCPStarted, "asking the LAN's DHCP server for an address", d.fields(f, anchord.Fields{"iface": c.Iface, "hostname": c.Hostname}))
-	child, err := d.supervise(f, *c, last)
-	if err != nil {
-		d.Observe(anchord.Error, anchord.EventDHCPFailed, "the DHCP client cannot be started: "+err.Error(), d.fields(f, anchord.Fields{"again_in_s": 0}))
-		client.running = anchord.DHCPClient{}
-		return
-	}
-	child.Delay = client.pause
+	client.stuck, client.signals = make(chan struct{}, 1), make(chan syscall.Signal, 1)
+	child := d.supervise(f, *c)
+	child.Delay, child.Stuck, child.Signals = client.pause, client.stuck, client.signals
 	client.child.start(child)
+}
+
+// Renew has the family's client ask for its lease again after these times, in
+// place of all that were named before.
+func (d *DHCP) Renew(f anchord.Family, after ...time.Duration) {
+	client := &d.clients[f]
+	client.mu.Lock()
+	defer client.mu.Unlock()
+	client.forgetRenewals()
+	signals := client.signals
+	for _, in := range after {
+		client.renewal = append(client.renewal, time.AfterFunc(in, func() {
+			select {
+			case signals <- syscall.SIGUSR1:
+			default: // no client to hand it to
+			}
+		}))
+	}
+}
+
+func (c *dhcpClient) forgetRenewals() {
+	for _, t := range c.renewal {
+		t.Stop()
+	}
+	c.renewal = nil
+}
+
+// giveUp ends the present run of the family's client, as one that leads nowhere.
+func (c *dhcpClient) giveUp() {
+	select {
+	case c.stuck <- struct{}{}:
+	default:
+	}
+}
+
+// lastAddress is the one to ask for again.
+func (c *dhcpClient) lastAddress() netip.Addr {
+	if last := c.last.Load(); last != nil {
+		return *last
+	}
+	return netip.Addr{}
 }
 
 // next is the pause before a client that has lost its lease begins anew: none,
@@ -92,19 +136,22 @@ func (d *DHCP) fields(f anchord.Family, fields anchord.Fields) anchord.Fields {
 var dhcpCapabilities = []int{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
 
 // supervise describes the family's program.
-func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient, last netip.Addr) (*Child, error) {
+func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient) *Child {
 	child := &Child{
 		Exited:       func(err error, again time.Duration) { d.exited(f, err, again) },
 		BackoffMax:   d.BackoffMax,
 		Capabilities: dhcpCapabilities,
 	}
-	if f == anchord.V4 {
-		child.Args = UDHCPCArgs(c, d.Hook, last)
-		child.Env = []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot}
-		child.Line = d.line4
-		return child, nil
+	if f == anchord.V6 {
+		d.dhcpcd(child, c)
+		return child
 	}
-	return child, d.dhcpcd(child, c, last)
+	client := &d.clients[f]
+	child.Args = []string{"udhcpc"}
+	child.Next = func() []string { return UDHCPCArgs(c, d.Hook, client.lastAddress()) }
+	child.Env = []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot}
+	child.Line = d.line4
+	return child
 }
 
 // Stop ends the clients at the same time; each releases its lease as long as
@@ -127,6 +174,7 @@ func (d *DHCP) end(f anchord.Family) {
 	if client.running == (anchord.DHCPClient{}) {
 		return
 	}
+	client.forgetRenewals()
 	client.child.stop()
 	client.running = anchord.DHCPClient{}
 	if d.Ended != nil {
@@ -145,7 +193,13 @@ func (d *DHCP) line4(line string) {
 	if _, rest, found := strings.Cut(line, "select for "); found {
 		client.offered, _, _ = strings.Cut(rest, ",")
 	}
+	if strings.Contains(line, "entering init state") {
+		client.giveUp() // its own pauses would be fixed from now on
+	}
 	if strings.Contains(line, "address is in use") {
+		if d.Lost != nil {
+			d.Lost(anchord.V4)
+		}
 		d.Observe(anchord.Error, anchord.EventDHCPDeclined, "the offered address is used by another host: declined, asking again; look for a host with a static address inside the DHCP pool", d.fields(anchord.V4, anchord.Fields{"address": client.offered}))
 		return
 	}

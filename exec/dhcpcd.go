@@ -22,46 +22,46 @@ const patience = 15 * time.Second
 
 // dhcpcd completes the child that leases an IPv6 address and configures
 // nothing itself.
-func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient, last netip.Addr) error {
+func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient) {
+	client := &d.clients[anchord.V6]
 	config := filepath.Join(filepath.Dir(d.LeaseDir), "dhcpcd.conf")
-	text := DHCPCDConfig(c, d.Hook, d.LeaseDir, d.Boot, last)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing the DHCPv6 client's configuration: %w", err)
-	}
-	if err := promoteSecondaries(c.Iface); err != nil {
-		d.Observe(anchord.Debug, anchord.EventDHCPStarted, err.Error(), d.fields(anchord.V6, anchord.Fields{}))
-	}
-	stuck := make(chan struct{}, 1)
-	giveUp := func() {
-		select {
-		case stuck <- struct{}{}:
-		default:
+	debug := func(err error) {
+		if err != nil {
+			d.Observe(anchord.Debug, anchord.EventDHCPStarted, err.Error(), d.fields(anchord.V6, anchord.Fields{}))
 		}
 	}
-	child.Args, child.Stuck = DHCPCDArgs(c, config), stuck
+	child.Args = []string{"dhcpcd"}
+	child.Next = func() []string {
+		debug(promoteSecondaries(c.Iface))
+		debug(os.WriteFile(config, []byte(DHCPCDConfig(c, d.Hook, d.LeaseDir, d.Boot, client.lastAddress())), 0o600))
+		return DHCPCDArgs(c, config)
+	}
+	answers := 0
 	child.Started = func() {
 		began := time.Now()
+		answers = 0
 		time.AfterFunc(patience, func() {
 			if !d.leasedSince(began) {
-				giveUp()
+				client.giveUp()
 			}
 		})
 	}
-	asked := 0
 	child.Line = func(line string) {
+		switch {
 		// A server whose leases are nothing at once makes it ask in a loop.
-		if strings.Contains(line, "soliciting") {
-			if asked++; asked%maxSolicits == 0 {
-				giveUp()
+		case strings.Contains(line, ": ADV "):
+			if answers++; answers == maxAnswers {
+				client.giveUp()
 			}
+		case strings.Contains(line, "renew in"):
+			answers = 0
 		}
 		d.line6(line)
 	}
-	return nil
 }
 
-// maxSolicits is more than an honest server makes a client begin anew.
-const maxSolicits = 20
+// maxAnswers is more than an honest server makes a client begin anew.
+const maxAnswers = 20
 
 // leasedSince says whether the hook has written a lease down since.
 func (d *DHCP) leasedSince(began time.Time) bool {
@@ -75,7 +75,7 @@ func (d *DHCP) line6(line string) {
 	switch {
 	case strings.Contains(line, "soliciting a DHCPv6 lease"):
 		client.lastLine = noLease // until it says something else
-	case strings.Contains(line, "dhcp.script") || strings.Contains(line, "script_run"):
+	case strings.HasPrefix(line, d.Hook+": ") || strings.Contains(line, "script_run"):
 		d.hookSays(anchord.V6, line)
 		return
 	default:

@@ -60,17 +60,27 @@ func (d LeaseDir) Lease(f anchord.Family) (anchord.Lease, error) {
 // MarkReleased notes at uptime that a family's last lease was given back, so
 // that a next start may ask for its address but not use it unasked.
 func (d LeaseDir) MarkReleased(f anchord.Family, uptime time.Duration, boot string) error {
+	return d.mark(f, releasedFile, uptime, boot)
+}
+
+// MarkLost notes at uptime that a family's last lease does not hold any more, of
+// which no hook is told.
+func (d LeaseDir) MarkLost(f anchord.Family, uptime time.Duration, boot string) error {
+	return d.mark(f, nakFile, uptime, boot)
+}
+
+func (d LeaseDir) mark(f anchord.Family, file string, uptime time.Duration, boot string) error {
 	if _, err := os.Stat(filepath.Join(d.Path, clients[f]+leaseFile)); err != nil {
 		return nil // there is none
 	}
-	text := fmt.Sprintf("event=released\x00uptime=%.2f\x00ANCHORD_BOOT=%s\x00", uptime.Seconds(), boot)
-	name := clients[f] + releasedFile
+	text := fmt.Sprintf("event=%s\x00uptime=%.2f\x00ANCHORD_BOOT=%s\x00", file[1:], uptime.Seconds(), boot)
+	name := clients[f] + file
 	tmp := filepath.Join(d.Path, "."+name)
 	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("noting the release: %w", err)
+		return fmt.Errorf("noting what became of the lease: %w", err)
 	}
 	if err := os.Rename(tmp, filepath.Join(d.Path, name)); err != nil {
-		return fmt.Errorf("noting the release: %w", err)
+		return fmt.Errorf("noting what became of the lease: %w", err)
 	}
 	return nil
 }

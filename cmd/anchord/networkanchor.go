@@ -103,7 +103,8 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 		Adverts: n.adverts,
 		DHCP: &exec.DHCP{
 			Hook: dhcpHook, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
-			Ended: func(f anchord.Family) { n.released(f, bootID) },
+			Ended: func(f anchord.Family) { n.noted(n.leases.MarkReleased(f, uptime(), bootID)) },
+			Lost:  func(f anchord.Family) { n.noted(n.leases.MarkLost(f, uptime(), bootID)) },
 		},
 		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,
 	}
@@ -215,9 +216,9 @@ func (n *networkAnchor) followRouters(ctx context.Context) {
 	}
 }
 
-// released notes that a DHCP client has given its lease back.
-func (n *networkAnchor) released(f anchord.Family, boot string) {
-	if err := n.leases.MarkReleased(f, uptime(), boot); err != nil {
+// noted tells that what became of a lease could not be written down.
+func (n *networkAnchor) noted(err error) {
+	if err != nil {
 		n.log.Event(anchord.Warn, anchord.EventStopping, err.Error(), nil)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/AlexCherrypi/anchord/exec"
 )
 
 // takeRunDir makes the run directory and takes it for this process: a second
@@ -28,6 +30,11 @@ func takeRunDir(dir string) error {
 		return fmt.Errorf("locking %s: %w", lock.Name(), err)
 	}
 	held = lock
+	// What hooks of a killed predecessor did not finish.
+	halves, _ := filepath.Glob(filepath.Join(exec.LeaseDir(dir), ".*"))
+	for _, half := range halves {
+		_ = os.Remove(half)
+	}
 	return nil
 }
 

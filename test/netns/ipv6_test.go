@@ -99,10 +99,10 @@ func TestAHostWithAnOldNeighbourEntryReachesTheProjectAtOnce(t *testing.T) {
 	web.run("ip", "neigh", "replace", transitGW6, "lladdr", "02:42:00:00:00:99", "dev", "transit0", "nud", "reachable")
 	w.advertise(w.router, ordinary(firstPrefix))
 	a := w.anchord().ready()
-	eventually(t, promised, web.knows(transitGW6, w.box.mac("transit0")))
+	eventually(t, deadline, web.knows(transitGW6, w.box.mac("transit0")))
 	eventually(t, hang, a.logs("address.added", firstIP6))
-	eventually(t, promised, w.client.answers("tcp", on6(firstIP6, 80), "web "+clientIP6))
-	eventually(t, promised, web.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6))
+	eventually(t, deadline, w.client.answers("tcp", on6(firstIP6, 80), "web "+clientIP6))
+	eventually(t, deadline, web.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6))
 }
 
 // knows is a condition: a neighbour's address leads to this MAC.
@@ -549,7 +549,7 @@ func TestALinkLocalAddressRefusesAsAServerDoes(t *testing.T) {
 			// Not by the client's error: where it is told before its own call
 			// has returned, as on this LAN, it waits on.
 			r.client.ask(network, on6(local+"%eth0", port)) //nolint:errcheck // as said
-			eventually(t, promised, back.sees(fmt.Sprintf(`%s\.%d > .*Flags \[R\.\]|unreachable port, %s %s port %d`, local, port, local, network, port)))
+			eventually(t, deadline, back.sees(fmt.Sprintf(`%s\.%d > .*Flags \[R\.\]|unreachable port, %s %s port %d`, local, port, local, network, port)))
 		}
 	}
 	for _, packet := range strings.Split(strings.TrimSpace(back.text()), "\n") {

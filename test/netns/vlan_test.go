@@ -102,10 +102,10 @@ func TestTheParentOfOurInterfaceIsNoHostOnTheLAN(t *testing.T) {
 	eventually(t, hang, r.hasOnly6(ext6))
 	for range 5 {
 		r.client.run("ip", "neigh", "flush", "all")
-		eventually(t, promised, r.client.answers("tcp", r.addr(80), "web "+clientIP))
-		eventually(t, promised, r.client.answers("tcp", on6(ext6, 80), "web "+clientIP6))
+		eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+		eventually(t, deadline, r.client.answers("tcp", on6(ext6, 80), "web "+clientIP6))
 		for _, addr := range []string{r.ext, ext6} {
-			eventually(t, promised, r.client.knows(addr, derivedMAC))
+			eventually(t, deadline, r.client.knows(addr, derivedMAC))
 		}
 	}
 	if addrs := w.box.run("ip", "-o", "addr", "show", "dev", vlanParent, "scope", "global"); addrs != "" {
