@@ -1,6 +1,7 @@
 package anchord_test
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"net/netip"

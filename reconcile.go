@@ -344,6 +344,7 @@ func (r *Reconciler) lookAtLeases(source Source) {
 		if err != nil || lease.Address.IsValid() {
 			r.reportRefusal(f, err)
 		}
+		r.seen.Unusable[f] = err != nil
 		if err != nil {
 			// A lease that is held goes on. Without one, the client is of
 			// another mind than we are: it believes that it has one.

@@ -17,6 +17,7 @@ type Observation struct {
 	Routes     PerFamily[[]Route] // as the kernel has them, best first
 	Leases     PerFamily[Lease]   // zero where there is none
 	Refused    PerFamily[int]     // leases that could not be used while there was none
+	Unusable   PerFamily[bool]    // the client's last word was such a lease
 	Adverts    map[string]Advert  // what routers say, by interface
 	Now        time.Duration      // since boot
 	Boot       string
@@ -466,7 +467,8 @@ func (d *decision) leasedAddresses() {
 	for _, f := range Families {
 		lease := d.o.Leases[f]
 		valid := lease.ValidAt(d.o.Now, d.o.Boot) && !(f == V6 && lease.Obtained == d.memory.Declined)
-		if d.memory.Leased[f] && !valid {
+		// udhcpc begins again by itself, unless it believes that it has one.
+		if d.memory.Leased[f] && !valid && (f == V6 || d.o.Unusable[f]) {
 			d.memory.Lost[f]++
 		}
 		d.memory.Leased[f] = valid
@@ -494,11 +496,7 @@ func (d *decision) client(f Family) *DHCPClient {
 	if mac == "" {
 		mac = d.ext.Link.MAC
 	}
-	c := &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname, Lost: d.o.Refused[f]}
-	if f == V6 {
-		c.Lost += d.memory.Lost[f] // udhcpc begins again by itself
-	}
-	return c
+	return &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname, Lost: d.o.Refused[f] + d.memory.Lost[f]}
 }
 
 // clash tells that the LAN and a network inside use the same addresses: each
