@@ -3,6 +3,7 @@ package anchord
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -73,7 +74,13 @@ func (r *Reconciler) applyMAC(ctx context.Context) error {
 	if r.state.ExtMAC == "" || link.MAC == r.state.ExtMAC || link.Name == "" {
 		return nil
 	}
-	if err := r.Addresses.SetMAC(ctx, link.Name, r.state.ExtMAC); err != nil {
+	var keep []netip.Prefix // the kernel did not make them of the MAC
+	for _, a := range link.Addrs {
+		if a.Prefix.Addr().Is6() && a.Permanent {
+			keep = append(keep, a.Prefix)
+		}
+	}
+	if err := r.Addresses.SetMAC(ctx, link.Name, r.state.ExtMAC, keep); err != nil {
 		return err
 	}
 	r.wrote = true
@@ -99,8 +106,10 @@ func (r *Reconciler) restarted(iface string) {
 	for i, l := range r.seen.Links {
 		if l.Name == iface {
 			l.Local = netip.Addr{}
-			l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a LinkAddr) bool { return a.Prefix.Addr().Is6() })
+			l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a LinkAddr) bool { return a.Prefix.Addr().Is6() && !a.Permanent })
 			r.seen.Links[i] = l
+			// Not to be taken for addresses that another host has.
+			maps.DeleteFunc(r.ours, func(_ netip.Prefix, a LinkAddr) bool { return a.Tentative })
 		}
 	}
 }
@@ -118,7 +127,7 @@ func (r *Reconciler) applyChild(ctx context.Context) error {
 	if child == nil {
 		return nil
 	}
-	r.undo.child = child.Name
+	r.undo.child = *child
 	if r.link(child.Name).Name != "" {
 		return nil
 	}
@@ -312,11 +321,14 @@ func (r *Reconciler) decline(iface string) {
 	r.addressEvent(Error, EventDHCPDeclined, "the leased address is used by another host and is given up, asking again; look for a host with a static address inside the DHCP pool", iface, lease.Address)
 }
 
+const inUseMessage = "another host has this address: it is not used; look for a host with the same address or MAC"
+
 // followAddresses tells of ext's IPv6 addresses as they come, age and go,
 // whoever made them, and ends the flows that they leave behind.
 func (r *Reconciler) followAddresses(ctx context.Context) error {
 	link := r.link(r.state.Ext)
 	now := map[netip.Prefix]LinkAddr{}
+	gained := false
 	for _, a := range link.Addrs {
 		if !a.Prefix.Addr().Is6() {
 			continue
@@ -325,19 +337,32 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 		before, known := r.ours[a.Prefix]
 		switch {
 		case a.Duplicate && !before.Duplicate:
-			r.addressEvent(Error, EventAddressDuplicate, "another host has this address: it is not used; look for a host with the same address or MAC", link.Name, a.Prefix)
+			r.addressEvent(Error, EventAddressDuplicate, inUseMessage, link.Name, a.Prefix)
 		case a.Tentative || a.Duplicate:
 		case !known || before.Tentative || before.Duplicate:
 			r.gained(ctx, link.Name, a.Prefix)
+			gained = true
 		}
 		if a.Deprecated && known && !before.Deprecated {
 			r.addressEvent(Info, EventAddressDeprecated, "new connections use another address from now on", link.Name, a.Prefix)
-			r.endFlowsOf(ctx, FlowMatch{ReplyDst: a.Prefix.Addr()}) // what comes to the old address may still come
+			gained = true
 		}
 	}
-	for p := range r.ours {
-		if _, has := now[p]; !has {
+	for p, before := range r.ours {
+		_, has := now[p]
+		switch {
+		case has:
+		case before.Tentative && p != r.state.External[V6].Prefix:
+			r.addressEvent(Error, EventAddressDuplicate, inUseMessage, link.Name, p)
+		default:
 			r.gone(ctx, link.Name, p, netip.Prefix{})
+		}
+	}
+	for p, a := range now {
+		// What comes to the old address may still come. What leaves from it
+		// is to leave from another, as soon as there is one.
+		if gained && a.Deprecated {
+			r.endFlowsOf(ctx, FlowMatch{ReplyDst: p.Addr()})
 		}
 	}
 	r.ours = now
@@ -355,7 +380,8 @@ func (r *Reconciler) applyRoutes(ctx context.Context) error {
 	if r.state.Ext == "" {
 		return nil // not known at the moment: what is there stays
 	}
-	errs := []error{r.removeStrayRoutes(ctx)}
+	var errs []error
+	var changed PerFamily[bool]
 	for _, want := range r.state.Routes {
 		if r.link(want.Iface).Name == "" {
 			continue
@@ -365,31 +391,26 @@ func (r *Reconciler) applyRoutes(ctx context.Context) error {
 			r.routeIs(want)
 			continue
 		}
+		changed[want.Family] = true
 		if err := settle(ctx, r.Routes, want, has); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		r.routeSet(want)
 	}
+	errs = append(errs, r.removeStrayRoutes(ctx, changed))
 	r.followRouter(ctx)
 	return errors.Join(errs...)
 }
 
-// removeStrayRoutes takes away what leads nowhere: routes that we set and that
-// are not wanted any more, default routes to ourselves, which Docker sets where
-// it takes us for an ordinary container of a network whose gateway we are, and
-// IPv6 default routes beside the one that a router advertised.
-func (r *Reconciler) removeStrayRoutes(ctx context.Context) error {
+// removeStrayRoutes takes away what leads astray, but where our own routes have
+// just changed: what there is then is seen by the next look.
+func (r *Reconciler) removeStrayRoutes(ctx context.Context, changed PerFamily[bool]) error {
 	var errs []error
 	for _, f := range Families {
-		router := f == V6 && advertised(r.seen.Routes[V6], r.state.Ext)
 		for _, has := range r.seen.Routes[f] {
-			isDefault := !has.Dst.IsValid()
-			ended := (r.isOurs(has) || has.Protocol == ProtoDHCP && has.Iface == r.state.Ext) && !r.wantsRouteTo(f, has.Dst)
-			foreign := isDefault && router && !r.isOurs(has)
-			toSelf := isDefault && r.isGateway(has.Gateway) && !r.wantsRouteTo(f, has.Dst)
-			inside := isDefault && has.Protocol == ProtoRA && has.Iface != r.state.Ext // no container is our router
-			if !inside && (has.Protocol == ProtoRA || !ended && !foreign && !toSelf) {
+			why := r.stray(f, has)
+			if why == "" || changed[f] {
 				continue
 			}
 			if err := r.Routes.DeleteRoute(ctx, has); err != nil {
@@ -398,16 +419,43 @@ func (r *Reconciler) removeStrayRoutes(ctx context.Context) error {
 			}
 			r.wrote = true
 			fields := Fields{"family": f.String(), "to": has.To(), "gateway": has.Gateway.String(), "iface": has.Iface}
-			if (foreign || inside) && !toSelf {
+			if why == straysForeign {
 				r.outcome.Reasserted[f]++
-				r.Reporter.Event(Warn, EventRouteReasserted, "somebody else's default route is removed: the router's own stays", fields)
+				r.Reporter.Event(Warn, EventRouteReasserted, why, fields)
 				continue
 			}
-			r.Reporter.Event(Info, EventRouteRemoved, "a route that is not wanted any more, or leads to ourselves, is removed", fields)
+			r.Reporter.Event(Info, EventRouteRemoved, why, fields)
 		}
 	}
 	r.routed = slices.DeleteFunc(r.routed, func(set Route) bool { return !slices.ContainsFunc(r.state.Routes, set.Same) })
 	return errors.Join(errs...)
+}
+
+const straysForeign = "somebody else's default route is removed, which the kernel would take while the right one's gateway does not answer"
+
+// stray says why a route is to go: ours that is not wanted any more; a default
+// route to ourselves, which Docker sets where it takes us for an ordinary
+// container of a network whose gateway we are; in IPv6, where the kernel chooses
+// among several, any default route but the router's or ours. It is empty for a
+// route that stays.
+func (r *Reconciler) stray(f Family, has Route) string {
+	isDefault := !has.Dst.IsValid()
+	wanted := r.wantsRouteTo(f, has.Dst)
+	ours := r.isOurs(has) && has.Protocol != ProtoRA
+	router := f == V6 && advertised(r.seen.Routes[V6], r.state.Ext)
+	switch {
+	case has.Protocol == ProtoRA && has.Iface == r.state.Ext:
+		return ""
+	case (ours || has.Protocol == ProtoDHCP && has.Iface == r.state.Ext) && !wanted:
+		return "a route that is not wanted any more is removed"
+	case isDefault && r.isGateway(has.Gateway) && !wanted:
+		return "a default route that leads to ourselves is removed"
+	case isDefault && has.Protocol == ProtoRA: // no container is our router
+		return straysForeign
+	case isDefault && f == V6 && !ours && (router || wanted):
+		return straysForeign
+	}
+	return ""
 }
 
 func (r *Reconciler) wantsRouteTo(f Family, dst netip.Prefix) bool {

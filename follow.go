@@ -173,7 +173,7 @@ func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []
 	}
 	if len(has) > 0 && has[0].Same(want) {
 		o.Present[family], f.set[family] = true, want
-		return nil
+		return f.alone(ctx, family, has[1:])
 	}
 	if want.Iface == "" {
 		return fmt.Errorf("the network-anchor's address %s is on no network of this namespace: attach both to one network", want.Gateway)
@@ -193,6 +193,19 @@ func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []
 	o.Replaced[family], o.Present[family], f.set[family] = true, true, want
 	f.routes[family] = []Route{want}
 	return nil
+}
+
+// alone takes other IPv6 default routes away: the kernel would take one while the
+// network-anchor does not answer, and packets would leave past the project.
+func (f *Follower) alone(ctx context.Context, family Family, others []Route) error {
+	if family == V4 {
+		return nil
+	}
+	var errs []error
+	for _, other := range others {
+		errs = append(errs, f.Routes.DeleteRoute(ctx, other))
+	}
+	return errors.Join(errs...)
 }
 
 func (f *Follower) report(o FollowOutcome) {

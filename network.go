@@ -66,6 +66,7 @@ func (n Network) VacantGateways() []netip.Prefix {
 type Link struct {
 	Name  string
 	MAC   string
+	Kind  string     // the kernel's, such as macvlan
 	Addrs []LinkAddr // of global scope
 	// Local is the IPv6 address for use on the link, once it is known to be
 	// free; invalid where IPv6 is off.
@@ -112,7 +113,7 @@ type Attachment struct {
 // attachments pairs each network with its interface, by MAC, because Docker
 // numbers interfaces at random. ownMAC is the address that anchord gives the
 // ext interface, which Docker does not know of.
-func (s Self) attachments(links []Link, ownMAC string) []Attachment {
+func (s Self) attachments(links []Link, ownMAC string, mayBeExt func(Network) bool) []Attachment {
 	var found []Attachment
 	for _, n := range s.Networks {
 		e, attached := s.endpoint(n.ID)
@@ -121,7 +122,7 @@ func (s Self) attachments(links []Link, ownMAC string) []Attachment {
 		}
 		a := Attachment{Network: n, Endpoint: e}
 		for _, l := range links {
-			if l.MAC != "" && (l.MAC == e.MAC || (n.OnLAN() && l.MAC == ownMAC)) {
+			if l.MAC != "" && (l.MAC == e.MAC || (mayBeExt(n) && l.MAC == ownMAC)) {
 				a.Link = l
 			}
 		}
@@ -168,9 +169,13 @@ func (c Config) pickChild(attached []Attachment, links []Link) (Attachment, erro
 	parent := false
 	for _, l := range links {
 		parent = parent || l.Name == c.VLANParent
-		if l.Name == c.childName() {
-			ext.Link = l
+		if l.Name != c.childName() {
+			continue
 		}
+		if l.Kind != "macvlan" {
+			return ext, fmt.Errorf("interface %s is there already, and none that anchord made: name another one for the child of ANCHORD_VLAN_PARENT with ANCHORD_EXT_IFACE", l.Name)
+		}
+		ext.Link = l
 	}
 	if !parent {
 		return ext, fmt.Errorf("ANCHORD_VLAN_PARENT %q is no interface of this namespace: move it here (ip link set %s netns …), or name one that is", c.VLANParent, c.VLANParent)

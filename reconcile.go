@@ -23,8 +23,8 @@ type (
 	// Addresses changes interfaces.
 	Addresses interface {
 		AddChild(ctx context.Context, c Child) error
-		RemoveChild(ctx context.Context, name string) error
-		SetMAC(ctx context.Context, iface, mac string) error
+		RemoveChild(ctx context.Context, c Child) error
+		SetMAC(ctx context.Context, iface, mac string, keep []netip.Prefix) error
 		AddAddress(ctx context.Context, iface string, p netip.Prefix) error
 		LeaseAddress(ctx context.Context, iface string, p netip.Prefix, valid, preferred time.Duration) error
 		RemoveAddress(ctx context.Context, iface string, p netip.Prefix) error

@@ -144,7 +144,7 @@ func (g *rig) Routes(context.Context) (anchord.PerFamily[[]anchord.Route], error
 	return g.w.Observation.Routes, g.fails["routes"]
 }
 
-func (g *rig) SetMAC(_ context.Context, iface, mac string) error {
+func (g *rig) SetMAC(_ context.Context, iface, mac string, _ []netip.Prefix) error {
 	err := g.effect("mac %s %s", iface, mac)
 	if err == nil {
 		g.link(iface).MAC = mac
@@ -208,12 +208,14 @@ func (g *rig) LeaseAddress(_ context.Context, iface string, p netip.Prefix, vali
 func (g *rig) AddChild(_ context.Context, c anchord.Child) error {
 	err := g.effect("child %s on %s %s", c.Name, c.Parent, c.MAC)
 	if err == nil {
-		g.w.Links = append(g.w.Links, anchord.Link{Name: c.Name, MAC: c.MAC})
+		g.w.Links = append(g.w.Links, anchord.Link{Name: c.Name, MAC: c.MAC, Kind: "macvlan"})
 	}
 	return err
 }
 
-func (g *rig) RemoveChild(_ context.Context, name string) error { return g.effect("unchild %s", name) }
+func (g *rig) RemoveChild(_ context.Context, c anchord.Child) error {
+	return g.effect("unchild %s", c.Name)
+}
 
 func (g *rig) Solicit(_ context.Context, iface string) error {
 	g.mu.Lock()

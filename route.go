@@ -86,9 +86,7 @@ func (d *decision) routes() {
 		gateway, source := d.gateway(f)
 		if gateway.IsValid() && d.extHas(f) {
 			route := Route{Family: f, Gateway: gateway, Source: source}
-			if source == FromRouter {
-				// The kernel's own, which shall come back, cannot beside one
-				// that is the same in metric and gateway.
+			if f == V6 {
 				route.Metric = preferred
 			}
 			d.route(route)
@@ -123,6 +121,8 @@ func (d *decision) outside(gateway netip.Addr, what string) bool {
 }
 
 // preferred is a metric before the one that the kernel gives IPv6 routes, 1024.
+// Where a route is there already that is the same as a router's in gateway and
+// metric, the kernel drops the router's whole advertisement, prefixes included.
 const preferred = 512
 
 func (d *decision) route(r Route) {

@@ -27,6 +27,7 @@ type Observation struct {
 // flap.
 type Memory struct {
 	Shared        Shared
+	Ext           string        // id of the ext network
 	EmptyRounds   int           // reconciles in a row without any backend
 	EmptySince    time.Duration // boot time of the first of them
 	LeasedGateway netip.Addr    // the IPv4 router that a lease named last
@@ -170,9 +171,14 @@ func (d *decision) external() {
 	if d.config.VLANParent != "" {
 		ownMAC = "" // no interface of Docker's gets it
 	}
-	d.attached = d.o.Self.attachments(d.o.Links, ownMAC)
+	d.attached = d.o.Self.attachments(d.o.Links, ownMAC, func(n Network) bool {
+		return n.OnLAN() || n.ID == d.memory.Ext || d.config.ExtNetwork != "" && n.Called(d.config.ExtNetwork)
+	})
 	ext, err := d.config.pickExt(d.attached, d.o.Links)
 	d.ext = ext
+	if ext.Network.ID != "" {
+		d.memory.Ext = ext.Network.ID
+	}
 	if err != nil {
 		d.notice(Error, EventExtMissing, "", "no LAN interface: %v", err)
 		return

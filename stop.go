@@ -13,7 +13,7 @@ import (
 type undoing struct {
 	leased   []ifaceAddr
 	gateways []ifaceAddr
-	child    string
+	child    Child
 }
 
 type ifaceAddr struct {
@@ -68,8 +68,8 @@ func (r *Reconciler) Stop(ctx context.Context) error {
 	for _, a := range r.undo.gateways {
 		step("gateway address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
 	}
-	if name := r.undo.child; name != "" {
-		step("LAN interface removed", func(ctx context.Context) error { return r.Addresses.RemoveChild(ctx, name) })
+	if child := r.undo.child; child.Name != "" {
+		step("LAN interface removed", func(ctx context.Context) error { return r.Addresses.RemoveChild(ctx, child) })
 	}
 	step("ruleset removed", r.Tables.Remove)
 	return errors.Join(errs...)

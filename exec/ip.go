@@ -18,7 +18,7 @@ type IP struct{ Runner Runner }
 
 // Links lists the namespace's interfaces but lo, with their addresses.
 func (i IP) Links(ctx context.Context) ([]anchord.Link, error) {
-	out, err := i.Runner.Run(ctx, "", "ip", "-j", "address", "show")
+	out, err := i.Runner.Run(ctx, "", "ip", "-d", "-j", "address", "show")
 	if err != nil {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
@@ -30,6 +30,9 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 		Ifname   string
 		Address  string
 		LinkType string `json:"link_type"`
+		LinkInfo struct {
+			Kind string `json:"info_kind"`
+		}
 		AddrInfo []struct {
 			Local     string
 			Prefixlen int
@@ -48,7 +51,7 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 		if r.LinkType != "ether" {
 			continue
 		}
-		l := anchord.Link{Name: r.Ifname, MAC: r.Address}
+		l := anchord.Link{Name: r.Ifname, MAC: r.Address, Kind: r.LinkInfo.Kind}
 		for _, a := range r.AddrInfo {
 			addr, err := netip.ParseAddr(a.Local)
 			if err == nil && a.Scope == "link" && addr.Is6() && !a.Tentative && !a.Duplicate {
@@ -136,33 +139,46 @@ func ipFlag(f anchord.Family) string {
 	return "-4"
 }
 
-// AddChild makes a macvlan interface in bridge mode. A parent that was moved
-// into the namespace is down at first.
+// AddChild makes a macvlan interface in bridge mode. The parent becomes a mere
+// wire: Linux would answer ARP for the child's address on it too, with its own
+// MAC, and make IPv6 addresses of its own. One that was moved into the namespace
+// is down at first.
 func (i IP) AddChild(ctx context.Context, c anchord.Child) error {
 	address := ""
 	if c.MAC != "" {
 		address = " address " + c.MAC
 	}
-	batch := fmt.Sprintf("link set dev %s up\nlink add link %s name %s%s type macvlan mode bridge\nlink set dev %s up\n", c.Parent, c.Parent, c.Name, address, c.Name)
+	batch := fmt.Sprintf("link set dev %[1]s arp off addrgenmode none up\n-6 address flush dev %[1]s\n", c.Parent)
+	batch += fmt.Sprintf("link add link %s name %s%s type macvlan mode bridge\nlink set dev %s up\n", c.Parent, c.Name, address, c.Name)
 	if _, err := i.Runner.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
 		return fmt.Errorf("making interface %s on %s: %w", c.Name, c.Parent, err)
 	}
 	return nil
 }
 
-// RemoveChild removes an interface; that it is gone already is no error.
-func (i IP) RemoveChild(ctx context.Context, name string) error {
-	if _, err := i.Runner.Run(ctx, "", "ip", "link", "delete", "dev", name); err != nil && !isNotFound(err) {
-		return fmt.Errorf("removing interface %s: %w", name, err)
+// RemoveChild removes it, and makes the parent an interface like others; that it
+// is gone already is no error.
+func (i IP) RemoveChild(ctx context.Context, c anchord.Child) error {
+	for _, args := range [][]string{
+		{"ip", "link", "delete", "dev", c.Name},
+		{"ip", "link", "set", "dev", c.Parent, "arp", "on", "addrgenmode", "eui64"},
+	} {
+		if _, err := i.Runner.Run(ctx, "", args...); err != nil && !isNotFound(err) {
+			return fmt.Errorf("removing interface %s: %w", c.Name, err)
+		}
 	}
 	return nil
 }
 
-// SetMAC changes an interface's hardware address. The interface goes down and
-// up, because the kernel would keep the IPv6 addresses that it made of the old
-// one.
-func (i IP) SetMAC(ctx context.Context, iface, mac string) error {
-	batch := fmt.Sprintf("link set dev %[1]s down\nlink set dev %[1]s address %[2]s\nlink set dev %[1]s up\n", iface, mac)
+// SetMAC changes an interface's hardware address. It then goes down and up,
+// because the kernel would keep the IPv6 addresses that it made of the old one;
+// those to keep are given back to it. If the address cannot be had, nothing is
+// disturbed.
+func (i IP) SetMAC(ctx context.Context, iface, mac string, keep []netip.Prefix) error {
+	batch := fmt.Sprintf("link set dev %[1]s address %[2]s\nlink set dev %[1]s down\nlink set dev %[1]s up\n", iface, mac)
+	for _, p := range keep {
+		batch += fmt.Sprintf("address replace %s dev %s nodad\n", p, iface)
+	}
 	if _, err := i.Runner.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
 		return fmt.Errorf("setting the MAC of %s: %w", iface, err)
 	}

@@ -83,7 +83,9 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		{"MAC", func() error { return ip.SetMAC(ctx, "lan0", "02:00:00:00:00:01") }, "ip -batch -\nlink set dev lan0 down\nlink set dev lan0 address 02:00:00:00:00:01\nlink set dev lan0 up"},
+		{"MAC", func() error {
+			return ip.SetMAC(ctx, "lan0", "02:00:00:00:00:01", []netip.Prefix{prefix("2001:db8::60/64")})
+		}, "ip -batch -\nlink set dev lan0 address 02:00:00:00:00:01\nlink set dev lan0 down\nlink set dev lan0 up\naddress replace 2001:db8::60/64 dev lan0 nodad"},
 		{"gateway address", func() error { return ip.AddAddress(ctx, "transit0", prefix("10.0.0.1/24")) }, "ip address replace 10.0.0.1/24 dev transit0"},
 		{"gateway address in IPv6, not to be probed for", func() error { return ip.AddAddress(ctx, "transit0", prefix("fd00::1/64")) }, "ip address replace fd00::1/64 dev transit0 nodad"},
 		{"address away", func() error { return ip.RemoveAddress(ctx, "lan0", prefix("192.0.2.7/24")) }, "ip address delete 192.0.2.7/24 dev lan0"},
@@ -114,8 +116,8 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		}, "ip address replace 2001:db8::7/128 dev lan0 noprefixroute"},
 		{"own interface", func() error {
 			return ip.AddChild(ctx, anchord.Child{Name: "ext", Parent: "eth0", MAC: "02:00:00:00:00:01"})
-		}, "ip -batch -\nlink set dev eth0 up\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
-		{"own interface away", func() error { return ip.RemoveChild(ctx, "ext") }, "ip link delete dev ext"},
+		}, "ip -batch -\nlink set dev eth0 arp off addrgenmode none up\naddress flush dev eth0 to ::/0\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
+		{"own interface away", func() error { return ip.RemoveChild(ctx, anchord.Child{Name: "ext", Parent: "eth0"}) }, "ip link delete dev ext\nip link set dev eth0 arp on addrgenmode eui64"},
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
 		{"neighbour", func() error { return ip.SetNeighbour(ctx, "transit0", addr("10.0.0.5"), "02:00:00:00:00:05") }, "ip neighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
 		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},

@@ -295,7 +295,24 @@ func startSLAAC(t testing.TB, s setup, says advert, env ...string) (*running, *a
 	r := &running{world: w}
 	r.a = w.anchord(env...).ready()
 	eventually(t, hang, w.hasOnly6(firstIP6))
+	w.box.usable6("lan0")
+	r.lookAgain()
 	return r, router
+}
+
+// lookAgain returns when anchord has seen what is in the kernel now.
+func (r *running) lookAgain() {
+	r.t.Helper()
+	const looks = `anchord_reconcile_total{result="ok"}`
+	before := r.a.count(looks)
+	r.box.ip("addr add 10.213.0.201/32 dev transit0\naddr del 10.213.0.201/32 dev transit0\n")
+	eventually(r.t, hang, func() error {
+		if got := r.a.count(looks); got < before+2 { // one may have been under way
+			r.box.ip("addr add 10.213.0.201/32 dev transit0\naddr del 10.213.0.201/32 dev transit0\n")
+			return fmt.Errorf("%v looks, %v before", got, before)
+		}
+		return nil
+	})
 }
 
 // on6 is a port of an IPv6 address.
@@ -607,6 +624,21 @@ func TestARouterThatResignsIsNotPutBack(t *testing.T) {
 			router.say(func(a *advert) { a.lifetime = 1800 })
 			eventually(t, deadline, r.box.hasRoutes6(router.byRA()))
 		})
+	}
+}
+
+func TestARouterThatResignsWhileMuchElseHappens(t *testing.T) {
+	t.Parallel()
+	r, router := startSLAAC(t, setup{}, ordinary(firstPrefix))
+	r.box.start("sh", "-c", "while ip addr add 10.213.0.200/32 dev transit0; do ip addr del 10.213.0.200/32 dev transit0; done")
+	for range 10 {
+		router.say(func(a *advert) { a.lifetime = 0 })
+		eventually(t, deadline, r.box.hasRoutes6())
+		router.say(func(a *advert) { a.lifetime = 1800 })
+		eventually(t, deadline, r.box.hasRoutes6(router.byRA()))
+	}
+	if told := r.a.entries("route.reasserted"); len(told) > 0 {
+		t.Errorf("put back %d times: %v", len(told), told)
 	}
 }
 
