@@ -391,6 +391,10 @@ func (r *Reconciler) applyRoutes(ctx context.Context) error {
 			r.routeIs(want)
 			continue
 		}
+		if want.Source == FromRouter && r.justLost() {
+			changed[V6] = true
+			continue
+		}
 		changed[want.Family] = true
 		if err := settle(ctx, r.Routes, want, has); err != nil {
 			errs = append(errs, err)
@@ -469,6 +473,23 @@ func (r *Reconciler) isGateway(a netip.Addr) bool {
 	})
 }
 
+// resigning is the time that a router's own word gets to reach us, after the
+// kernel has taken its route away on the same word.
+const resigning = 100 * time.Millisecond
+
+// justLost says whether the kernel's route to its router went so shortly ago that
+// we may still hear why.
+func (r *Reconciler) justLost() bool {
+	if !r.advertised {
+		return false
+	}
+	if r.lostAt == 0 {
+		r.lostAt = r.seen.Now
+		time.AfterFunc(resigning, func() { r.Trigger.Fire(SourceKernel, time.Time{}) })
+	}
+	return r.seen.Now-r.lostAt < resigning
+}
+
 // followRouter asks the LAN's routers to introduce themselves: once at the
 // start, since the kernel has taken what they said before and tells only part
 // of it, and whenever the kernel's route to them was lost.
@@ -480,7 +501,10 @@ func (r *Reconciler) followRouter(ctx context.Context) {
 	}
 	has := advertised(r.seen.Routes[V6], link.Name)
 	lost := r.advertised && !has && r.seen.Adverts[link.Name].RouterAt(r.seen.Now).IsValid()
-	r.advertised = has
+	if lost && r.justLost() {
+		return
+	}
+	r.advertised, r.lostAt = has, 0
 	if r.solicited == link.Name+link.MAC && !lost {
 		return
 	}

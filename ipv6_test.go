@@ -199,6 +199,10 @@ func TestTheRouteOfARouterIsKept(t *testing.T) {
 				synctest.Wait()
 				g.solicited = nil
 				g.w.Observation.Routes[anchord.V6] = tt.has
+				if tt.asked { // not before it is heard whether the router has resigned
+					g.wantEffects(t, anchord.SourceKernel)
+					g.w.Now += 100 * time.Millisecond
+				}
 				g.wantEffects(t, anchord.SourceKernel, tt.want...)
 				synctest.Wait()
 				if n := g.last().Reasserted[anchord.V6]; n != tt.reasserts || (g.solicited != nil) != tt.asked {
@@ -219,6 +223,8 @@ func TestARouterThatResignsIsLetGo(t *testing.T) {
 	// Where the kernel tells of it first, ours does not stay either.
 	g = working6(t)
 	g.w.Observation.Routes[anchord.V6] = nil
+	g.look(t, anchord.SourceKernel)
+	g.w.Now += 100 * time.Millisecond
 	g.wantEffects(t, anchord.SourceKernel, "route fe80::1 lan0")
 	g.w.advert(anchord.Advert{Router: addr("fe80::1"), Until: g.w.Now})
 	g.wantEffects(t, anchord.SourceKernel, "unroute fe80::1 lan0")

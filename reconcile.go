@@ -174,6 +174,7 @@ type Reconciler struct {
 	routed     []Route                   // that were set last
 	advertised bool                      // the kernel had a default route of a router's
 	solicited  string                    // interface whose routers were asked
+	lostAt     time.Duration             // IPv6: when the kernel's route to its router was missed first
 	flowsDue   bool                      // flows have to be checked (again)
 	retry      time.Duration
 	failed     episode            // of reconciling

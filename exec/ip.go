@@ -40,6 +40,7 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 			Valid     uint32 `json:"valid_life_time"`
 
 			Tentative, Deprecated bool
+			MngTmpAddr            bool // of a prefix that a router advertised
 			Duplicate             bool `json:"dadfailed"`
 		} `json:"addr_info"`
 	}
@@ -61,7 +62,7 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 				continue
 			}
 			l.Addrs = append(l.Addrs, anchord.LinkAddr{
-				Prefix: netip.PrefixFrom(addr, a.Prefixlen), Permanent: a.Valid == forever,
+				Prefix: netip.PrefixFrom(addr, a.Prefixlen), Permanent: a.Valid == forever && !a.MngTmpAddr,
 				Tentative: a.Tentative, Duplicate: a.Duplicate, Deprecated: a.Deprecated,
 			})
 		}
@@ -148,7 +149,7 @@ func (i IP) AddChild(ctx context.Context, c anchord.Child) error {
 	if c.MAC != "" {
 		address = " address " + c.MAC
 	}
-	batch := fmt.Sprintf("link set dev %[1]s arp off addrgenmode none up\n-6 address flush dev %[1]s\n", c.Parent)
+	batch := fmt.Sprintf("link set dev %[1]s arp off addrgenmode none up\naddress flush dev %[1]s to ::/0\n", c.Parent)
 	batch += fmt.Sprintf("link add link %s name %s%s type macvlan mode bridge\nlink set dev %s up\n", c.Parent, c.Name, address, c.Name)
 	if _, err := i.Runner.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
 		return fmt.Errorf("making interface %s on %s: %w", c.Name, c.Parent, err)

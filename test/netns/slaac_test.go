@@ -630,8 +630,8 @@ func TestARouterThatResignsIsNotPutBack(t *testing.T) {
 func TestARouterThatResignsWhileMuchElseHappens(t *testing.T) {
 	t.Parallel()
 	r, router := startSLAAC(t, setup{}, ordinary(firstPrefix))
-	r.box.start("sh", "-c", "while ip addr add 10.213.0.200/32 dev transit0; do ip addr del 10.213.0.200/32 dev transit0; done")
-	for range 10 {
+	r.box.start("sh", "-c", "while ip addr add 10.213.0.200/32 dev transit0; do sleep 0.03; ip addr del 10.213.0.200/32 dev transit0; sleep 0.03; done")
+	for range 20 {
 		router.say(func(a *advert) { a.lifetime = 0 })
 		eventually(t, deadline, r.box.hasRoutes6())
 		router.say(func(a *advert) { a.lifetime = 1800 })
