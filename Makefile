@@ -11,7 +11,7 @@ BASE_IMAGE ?=
 
 GOTEST      = go test -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
-UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/peer/... ./test/script
+UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script
 
 .PHONY: help
 help: ## List what there is

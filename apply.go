@@ -321,7 +321,18 @@ func (r *Reconciler) decline(iface string) {
 	r.addressEvent(Error, EventDHCPDeclined, "the leased address is used by another host and is given up, asking again; look for a host with a static address inside the DHCP pool", iface, lease.Address)
 }
 
-const inUseMessage = "another host has this address: it is not used; look for a host with the same address or MAC"
+// duplicate tells once that another host has an address; the kernel tries it again
+// with each router advertisement.
+func (r *Reconciler) duplicate(iface string, p netip.Prefix) {
+	if r.taken[p] {
+		return
+	}
+	if r.taken == nil {
+		r.taken = map[netip.Prefix]bool{}
+	}
+	r.taken[p] = true
+	r.addressEvent(Error, EventAddressDuplicate, "another host has this address: it is not used; look for a host with the same address or MAC", iface, p)
+}
 
 // followAddresses tells of ext's IPv6 addresses as they come, age and go,
 // whoever made them, and ends the flows that they leave behind.
@@ -337,11 +348,12 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 		before, known := r.ours[a.Prefix]
 		switch {
 		case a.Duplicate && !before.Duplicate:
-			r.addressEvent(Error, EventAddressDuplicate, inUseMessage, link.Name, a.Prefix)
+			r.duplicate(link.Name, a.Prefix)
 		case a.Tentative || a.Duplicate:
 		case !known || before.Tentative || before.Duplicate:
 			r.gained(ctx, link.Name, a.Prefix)
 			gained = true
+			delete(r.taken, a.Prefix)
 		}
 		if a.Deprecated && known && !before.Deprecated {
 			r.addressEvent(Info, EventAddressDeprecated, "new connections use another address from now on", link.Name, a.Prefix)
@@ -353,7 +365,7 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 		switch {
 		case has:
 		case before.Tentative && p != r.state.External[V6].Prefix:
-			r.addressEvent(Error, EventAddressDuplicate, inUseMessage, link.Name, p)
+			r.duplicate(link.Name, p)
 		default:
 			r.gone(ctx, link.Name, p, netip.Prefix{})
 		}

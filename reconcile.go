@@ -173,6 +173,7 @@ type Reconciler struct {
 	ours       map[netip.Prefix]LinkAddr // IPv6 addresses of ext, as seen last
 	routed     []Route                   // that were set last
 	advertised bool                      // the kernel had a default route of a router's
+	taken      map[netip.Prefix]bool     // IPv6 addresses that other hosts were found to have
 	solicited  string                    // interface whose routers were asked
 	lostAt     time.Duration             // IPv6: when the kernel's route to its router was missed first
 	flowsDue   bool                      // flows have to be checked (again)
