@@ -81,9 +81,16 @@ func (v commonVars) check(e *configError) {
 			e.bad("ANCHORD_METRICS_ADDR", v.MetricsAddr, errors.New("is not an address like 127.0.0.1:9090 or :9090 (empty: disabled)"))
 		}
 	}
-	if !strings.HasPrefix(v.RunDir, "/") {
-		e.bad("ANCHORD_RUN_DIR", v.RunDir, errors.New("is not an absolute path"))
+	if !strings.HasPrefix(v.RunDir, "/") || !plainPath(v.RunDir) {
+		e.bad("ANCHORD_RUN_DIR", v.RunDir, errors.New("is not an absolute path of letters, digits and ./_-"))
 	}
+}
+
+// plainPath accepts what can stand in any file that names the path.
+func plainPath(path string) bool {
+	return strings.IndexFunc(path, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("./_-", r)
+	}) < 0
 }
 
 // normalAddr completes ":9090".
