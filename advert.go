@@ -15,6 +15,7 @@ type Advert struct {
 	// word ends.
 	Router netip.Addr
 	Until  time.Duration
+	At     time.Duration // since boot, when a router was heard last
 }
 
 // RouterAt is the default router at now, if there is one.

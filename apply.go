@@ -32,6 +32,9 @@ func (r *Reconciler) apply(ctx context.Context, before State) error {
 		r.endStaleFlows(ctx, before),
 	)
 	for _, f := range Families {
+		if ctx.Err() != nil {
+			break
+		}
 		r.DHCP.Run(f, r.state.Clients[f], r.seen.Leases[f].Address.Addr())
 	}
 	return err
@@ -86,7 +89,7 @@ func (r *Reconciler) applyMAC(ctx context.Context) error {
 	r.wrote = true
 	r.Reporter.Event(Info, EventMACSet, "the LAN interface has the project's own MAC", Fields{"iface": link.Name, "mac": r.state.ExtMAC, "was": link.MAC})
 	for _, a := range link.Addrs {
-		if a.Prefix.Addr().Is4() {
+		if a.Prefix.Addr().Is4() || a.Permanent {
 			r.announce(ctx, link.Name, a.Prefix.Addr())
 		}
 	}
@@ -317,6 +320,7 @@ func (r *Reconciler) inUse(link Link, p netip.Prefix) bool {
 func (r *Reconciler) decline(iface string) {
 	lease := r.state.Leases[V6]
 	r.memory.Declined = lease.Obtained
+	r.seen.Leases[V6].Released = true // that it is told again is another lease
 	r.Trigger.Fire(SourceKernel, time.Time{})
 	r.addressEvent(Error, EventDHCPDeclined, "the leased address is used by another host and is given up, asking again; look for a host with a static address inside the DHCP pool", iface, lease.Address)
 }
@@ -364,7 +368,8 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 		_, has := now[p]
 		switch {
 		case has:
-		case before.Tentative && p != r.state.External[V6].Prefix:
+		case p == r.held[V6].Prefix && p == r.state.External[V6].Prefix: // just written again
+		case before.Tentative && link.Local.IsValid():
 			r.duplicate(link.Name, p)
 		default:
 			r.gone(ctx, link.Name, p, netip.Prefix{})
@@ -409,6 +414,9 @@ func (r *Reconciler) applyRoutes(ctx context.Context) error {
 		}
 		changed[want.Family] = true
 		if err := settle(ctx, r.Routes, want, has); err != nil {
+			if ctx.Err() != nil {
+				r.routeIs(want) // interrupted by the stop: it may be in all the same
+			}
 			errs = append(errs, err)
 			continue
 		}
@@ -466,8 +474,6 @@ func (r *Reconciler) stray(f Family, has Route) string {
 		return "a route that is not wanted any more is removed"
 	case isDefault && r.isGateway(has.Gateway) && !wanted:
 		return "a default route that leads to ourselves is removed"
-	case isDefault && has.Protocol == ProtoRA: // no container is our router
-		return straysForeign
 	case isDefault && f == V6 && !ours && (router || wanted):
 		return straysForeign
 	}
@@ -521,19 +527,19 @@ func (r *Reconciler) followRouter(ctx context.Context) {
 		return
 	}
 	r.solicited = link.Name + link.MAC
-	go r.solicit(ctx, link.Name)
+	go r.solicit(ctx, link.Name, r.seen.Now)
 }
 
 // solicit asks the routers on an interface, and again where none has been heard:
 // the first question may be lost (RFC 4861, 6.3.7).
-func (r *Reconciler) solicit(ctx context.Context, iface string) {
+func (r *Reconciler) solicit(ctx context.Context, iface string, since time.Duration) {
 	for range 3 {
 		if err := r.Neighbours.Solicit(ctx, iface); err != nil {
 			r.Reporter.Event(Warn, EventSolicitFailed, err.Error(), nil)
 			return
 		}
 		pause(ctx, 4*time.Second)
-		if _, heard := r.Adverts.Adverts()[iface]; heard || ctx.Err() != nil {
+		if r.Adverts.Adverts()[iface].At >= since || ctx.Err() != nil {
 			return
 		}
 	}

@@ -124,10 +124,14 @@ func TestALeasedAddressThatAnotherHostHas(t *testing.T) {
 			if told := g.told(anchord.EventDHCPDeclined); len(told) != 1 {
 				t.Errorf("told %q", told)
 			}
-			g.w.Now += time.Second
-			g.w.lease6("2001:db8::a")
-			if did := g.look(t, anchord.SourceLease); !slices.Contains(did, "lease lan0 2001:db8::a/128 for 1h0m0s, 30m0s") {
-				t.Errorf("another lease: did %q", did)
+			// The same address, given again, or another one.
+			for _, again := range []string{"2001:db8::9", "2001:db8::a"} {
+				g.w.Now += time.Second
+				g.w.lease6(again)
+				g.w.Leases[anchord.V6].First = true
+				if did := g.look(t, anchord.SourceLease); !slices.Contains(did, "lease lan0 "+again+"/128 for 1h0m0s, 30m0s") {
+					t.Errorf("%s again: did %q", again, did)
+				}
 			}
 		})
 	}

@@ -26,6 +26,7 @@ type (
 		RemoveChild(ctx context.Context, c Child) error
 		SetMAC(ctx context.Context, iface, mac string, keep []netip.Prefix) error
 		AddAddress(ctx context.Context, iface string, p netip.Prefix) error
+		// Durations run from now; zero is for ever.
 		LeaseAddress(ctx context.Context, iface string, p netip.Prefix, valid, preferred time.Duration) error
 		RemoveAddress(ctx context.Context, iface string, p netip.Prefix) error
 		Readdress(ctx context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, routes []Route) error
@@ -72,11 +73,12 @@ type (
 		// Run makes exactly this client of the family run; nil: none. last
 		// is the address to ask for again.
 		Run(f Family, c *DHCPClient, last netip.Addr)
-		// Renew has the family's client ask for its lease again after these
-		// times, unless it is told otherwise before.
+		// Renew has the family's client ask for its lease again after each of
+		// these times from now, in place of those named before.
 		Renew(f Family, after ...time.Duration)
-		// Stop ends the clients after they have released their leases.
-		Stop(ctx context.Context) error
+		// Stop ends the clients, which release their leases, and says whether
+		// there were any.
+		Stop(ctx context.Context) bool
 	}
 	// Reporter tells people and their tools.
 	Reporter interface {
@@ -178,8 +180,9 @@ type Reconciler struct {
 	lostAt     time.Duration             // IPv6: when the kernel's route to its router was missed first
 	flowsDue   bool                      // flows have to be checked (again)
 	retry      time.Duration
-	failed     episode            // of reconciling
-	refused    PerFamily[episode] // of the lease files
+	failed     episode                  // of reconciling
+	refusedAt  PerFamily[time.Duration] // when the lease was obtained that was refused last
+	refused    PerFamily[episode]       // of the lease files
 	outcome    Outcome
 }
 
@@ -350,9 +353,10 @@ func (r *Reconciler) lookAtLeases(source Source) {
 		if err != nil {
 			// A lease that is held goes on. Without one, the client is of
 			// another mind than we are: it believes that it has one.
-			if !r.seen.Leases[f].ValidAt(r.seen.Now, r.seen.Boot) {
+			if !r.seen.Leases[f].ValidAt(r.seen.Now, r.seen.Boot) && lease.Obtained != r.refusedAt[f] {
 				r.seen.Refused[f]++
 			}
+			r.refusedAt[f] = lease.Obtained
 			continue
 		}
 		old := r.seen.Leases[f]

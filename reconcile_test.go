@@ -652,3 +652,30 @@ func TestLoopEndsWhenNothingSaysTheProject(t *testing.T) {
 		}
 	})
 }
+
+// However often the same lease file is looked at, the client begins anew once.
+func TestALeaseThatCannotBeUsedRestartsTheClientOnce(t *testing.T) {
+	g := newRig(usual(), auto())
+	g.look(t, anchord.SourceAll)
+	g.w.Leases[anchord.V4] = anchord.Lease{Obtained: g.w.Now, Boot: boot}
+	g.leaseErr = errBroken
+	g.wantEffects(t, anchord.SourceLease, "client lan0 shop ")
+	g.wantEffects(t, anchord.SourceLease)
+	g.wantEffects(t, anchord.SourceAll|anchord.SourcePoll)
+	g.w.Leases[anchord.V4].Obtained += time.Second
+	g.wantEffects(t, anchord.SourceLease, "client lan0 shop ")
+}
+
+// A client is ended even where what was decided last has none.
+func TestStopEndsAClientThatIsNotWantedAnyMore(t *testing.T) {
+	g := working(t)
+	g.change(func() { g.fails["rules"] = errBroken })
+	g.w.Self.Networks, g.w.Self.Endpoints = nil, nil
+	g.look(t, anchord.SourceAll|anchord.SourceRuleset)
+	if err := g.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if did := g.effects(); did[0] != "release" {
+		t.Errorf("did %q", did)
+	}
+}

@@ -162,7 +162,12 @@ func (g *rig) AddAddress(_ context.Context, iface string, p netip.Prefix) error 
 }
 
 func (g *rig) RemoveAddress(_ context.Context, iface string, p netip.Prefix) error {
-	return g.effect("remove %s %s", iface, p)
+	err := g.effect("remove %s %s", iface, p)
+	if i := slices.IndexFunc(g.w.Links, func(l anchord.Link) bool { return l.Name == iface }); err == nil && i >= 0 {
+		l := &g.w.Links[i]
+		l.Addrs = slices.DeleteFunc(l.Addrs, func(a anchord.LinkAddr) bool { return a.Prefix == p })
+	}
+	return err
 }
 
 func (g *rig) Readdress(_ context.Context, iface string, wanted netip.Prefix, lifetime time.Duration, others []netip.Prefix, routes []anchord.Route) error {
@@ -336,4 +341,10 @@ func (d fakeDHCP) Renew(f anchord.Family, after ...time.Duration) {
 	_ = d.g.effect("renew %s %v", f, after)
 }
 
-func (d fakeDHCP) Stop(context.Context) error { return d.g.effect("release") }
+func (d fakeDHCP) Stop(context.Context) bool {
+	ran := d.g.clients != anchord.PerFamily[anchord.DHCPClient]{}
+	if ran {
+		_ = d.g.effect("release")
+	}
+	return ran
+}

@@ -33,16 +33,20 @@ func (u *undoing) gateway(iface string, p netip.Prefix) {
 	}
 }
 
-// stepTime is what one step of a stop may take, so that one that hangs leaves
-// time for the others. A step takes some ten milliseconds.
-const stepTime = time.Second
+// Times of a stop, which promises to end within 5 s: for each step, and for all
+// between the DHCP clients and the ruleset, so that what hangs leaves time for the
+// others. A step takes some ten milliseconds.
+const (
+	stepTime = time.Second
+	undoTime = 2 * time.Second
+)
 
-// Stop undoes what the reconciler did to the namespace: the client releases
-// its lease while the address is still there, then the routes, the addresses
-// and last the tables go, so that nothing is open in between.
+// Stop undoes what the reconciler did to the namespace: the clients release
+// their leases while the addresses are still there, then the routes, the
+// addresses and last the tables go, so that nothing is open in between.
 func (r *Reconciler) Stop(ctx context.Context) error {
 	var errs []error
-	step := func(what string, do func(context.Context) error) {
+	step := func(ctx context.Context, what string, do func(context.Context) error) {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		defer cancel()
 		if err := do(ctx); err != nil {
@@ -52,25 +56,27 @@ func (r *Reconciler) Stop(ctx context.Context) error {
 		}
 		r.Reporter.Event(Info, EventStopping, what, nil)
 	}
-	if r.state.Clients[V4] != nil || r.state.Clients[V6] != nil {
+	if r.DHCP.Stop(ctx) {
 		what := "DHCP clients stopped"
 		if r.state.Leases[V4].Address.IsValid() || r.state.Leases[V6].Address.IsValid() {
 			what += ", leases released"
 		}
-		step(what, r.DHCP.Stop)
+		r.Reporter.Event(Info, EventStopping, what, nil)
 	}
+	undoing, cancel := context.WithTimeout(ctx, undoTime)
+	defer cancel()
 	for _, route := range r.routed {
-		step("route to "+route.To()+" removed", func(ctx context.Context) error { return r.Routes.DeleteRoute(ctx, route) })
+		step(undoing, "route to "+route.To()+" removed", func(ctx context.Context) error { return r.Routes.DeleteRoute(ctx, route) })
 	}
 	for _, a := range r.undo.leased {
-		step("leased address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
+		step(undoing, "leased address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
 	}
 	for _, a := range r.undo.gateways {
-		step("gateway address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
+		step(undoing, "gateway address removed", func(ctx context.Context) error { return r.Addresses.RemoveAddress(ctx, a.iface, a.prefix) })
 	}
 	if child := r.undo.child; child.Name != "" {
-		step("LAN interface removed", func(ctx context.Context) error { return r.Addresses.RemoveChild(ctx, child) })
+		step(undoing, "LAN interface removed", func(ctx context.Context) error { return r.Addresses.RemoveChild(ctx, child) })
 	}
-	step("ruleset removed", r.Tables.Remove)
+	step(ctx, "ruleset removed", r.Tables.Remove)
 	return errors.Join(errs...)
 }

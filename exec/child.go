@@ -39,7 +39,7 @@ type Child struct {
 	// runs, can have (capabilities(7)).
 	Capabilities []int
 	// Next, if set, gives the arguments of each start in place of Args, of
-	// which only the first is then used.
+	// which only the first is then used; none: it cannot be started now.
 	Next func() []string
 	// Signals, if set, are handed on to the child.
 	Signals <-chan syscall.Signal
@@ -89,9 +89,13 @@ func (c *Child) backoffMax() time.Duration {
 func (c *Child) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	c.forget()
 	args := c.Args
 	if c.Next != nil {
 		args = c.Next()
+	}
+	if len(args) == 0 {
+		return fmt.Errorf("%s cannot be started", c.Args[0])
 	}
 	cmd := osexec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(cleanEnv(), c.Env...)
@@ -126,6 +130,18 @@ func (c *Child) once(ctx context.Context) error {
 		return fmt.Errorf("%s ended: %s", c.Args[0], cmd.ProcessState)
 	}
 	return &CommandError{Args: c.Args, ExitCode: exitCode(cmd), Err: err}
+}
+
+// forget drops what was meant for the run before.
+func (c *Child) forget() {
+	for {
+		select {
+		case <-c.Stuck:
+		case <-c.Signals:
+		default:
+			return
+		}
+	}
 }
 
 // errStuck is why a run was ended.

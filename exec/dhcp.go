@@ -40,7 +40,6 @@ type dhcpClient struct {
 	child   supervised
 	began   time.Time
 	pause   time.Duration // before the present one was started
-	stuck   chan struct{}
 	signals chan syscall.Signal
 	renewal []*time.Timer
 	// What the client said last; used by its one goroutine only.
@@ -70,9 +69,15 @@ func (d *DHCP) Run(f anchord.Family, c *anchord.DHCPClient, last netip.Addr) {
 	client.pause = client.next(lost, d.BackoffMax)
 	client.running, client.began = want, time.Now()
 	d.Observe(anchord.Info, anchord.EventDHCPStarted, "asking the LAN's DHCP server for an address", d.fields(f, anchord.Fields{"iface": c.Iface, "hostname": c.Hostname}))
-	client.stuck, client.signals = make(chan struct{}, 1), make(chan syscall.Signal, 1)
-	child := d.supervise(f, *c)
-	child.Delay, child.Stuck, child.Signals = client.pause, client.stuck, client.signals
+	stuck := make(chan struct{}, 1)
+	client.signals = make(chan syscall.Signal, 1)
+	child := d.supervise(f, *c, func() {
+		select {
+		case stuck <- struct{}{}:
+		default:
+		}
+	})
+	child.Delay, child.Stuck, child.Signals = client.pause, stuck, client.signals
 	client.child.start(child)
 }
 
@@ -101,14 +106,6 @@ func (c *dhcpClient) forgetRenewals() {
 	c.renewal = nil
 }
 
-// giveUp ends the present run of the family's client, as one that leads nowhere.
-func (c *dhcpClient) giveUp() {
-	select {
-	case c.stuck <- struct{}{}:
-	default:
-	}
-}
-
 // lastAddress is the one to ask for again.
 func (c *dhcpClient) lastAddress() netip.Addr {
 	if last := c.last.Load(); last != nil {
@@ -135,38 +132,49 @@ func (d *DHCP) fields(f anchord.Family, fields anchord.Fields) anchord.Fields {
 // port below 1024 is all that they need.
 var dhcpCapabilities = []int{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
 
-// supervise describes the family's program.
-func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient) *Child {
+// supervise describes the family's program. giveUp ends its present run, as one
+// that leads nowhere.
+func (d *DHCP) supervise(f anchord.Family, c anchord.DHCPClient, giveUp func()) *Child {
 	child := &Child{
 		Exited:       func(err error, again time.Duration) { d.exited(f, err, again) },
 		BackoffMax:   d.BackoffMax,
 		Capabilities: dhcpCapabilities,
+		Grace:        time.Second,
 	}
 	if f == anchord.V6 {
-		d.dhcpcd(child, c)
+		d.dhcpcd(child, c, giveUp)
 		return child
 	}
 	client := &d.clients[f]
 	child.Args = []string{"udhcpc"}
 	child.Next = func() []string { return UDHCPCArgs(c, d.Hook, client.lastAddress()) }
 	child.Env = []string{"ANCHORD_LEASE_DIR=" + d.LeaseDir, "ANCHORD_BOOT=" + d.Boot}
-	child.Line = d.line4
+	child.Line = func(line string) {
+		if strings.Contains(line, "entering init state") {
+			giveUp() // its own pauses would be fixed from now on
+		}
+		d.line4(line)
+	}
 	return child
 }
 
-// Stop ends the clients at the same time; each releases its lease as long as
-// the address is on the interface.
-func (d *DHCP) Stop(context.Context) error {
+// Stop ends the clients at the same time, and says whether there were any; each
+// releases its lease as long as the address is on the interface.
+func (d *DHCP) Stop(context.Context) bool {
 	var wg sync.WaitGroup
+	var ended atomic.Bool
 	for _, f := range anchord.Families {
 		wg.Go(func() {
 			d.clients[f].mu.Lock()
 			defer d.clients[f].mu.Unlock()
-			d.end(f)
+			if d.clients[f].running != (anchord.DHCPClient{}) {
+				ended.Store(true)
+				d.end(f)
+			}
 		})
 	}
 	wg.Wait()
-	return nil
+	return ended.Load()
 }
 
 func (d *DHCP) end(f anchord.Family) {
@@ -192,9 +200,6 @@ func (d *DHCP) line4(line string) {
 	}
 	if _, rest, found := strings.Cut(line, "select for "); found {
 		client.offered, _, _ = strings.Cut(rest, ",")
-	}
-	if strings.Contains(line, "entering init state") {
-		client.giveUp() // its own pauses would be fixed from now on
 	}
 	if strings.Contains(line, "address is in use") {
 		if d.Lost != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
@@ -22,27 +23,29 @@ const patience = 15 * time.Second
 
 // dhcpcd completes the child that leases an IPv6 address and configures
 // nothing itself.
-func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient) {
+func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient, giveUp func()) {
 	client := &d.clients[anchord.V6]
 	config := filepath.Join(filepath.Dir(d.LeaseDir), "dhcpcd.conf")
-	debug := func(err error) {
-		if err != nil {
-			d.Observe(anchord.Debug, anchord.EventDHCPStarted, err.Error(), d.fields(anchord.V6, anchord.Fields{}))
-		}
-	}
+	answers := 0
 	child.Args = []string{"dhcpcd"}
 	child.Next = func() []string {
-		debug(promoteSecondaries(c.Iface))
-		debug(os.WriteFile(config, []byte(DHCPCDConfig(c, d.Hook, d.LeaseDir, d.Boot, client.lastAddress())), 0o600))
+		answers = 0
+		if err := promoteSecondaries(c.Iface); err != nil {
+			d.Observe(anchord.Debug, anchord.EventDHCPStarted, err.Error(), d.fields(anchord.V6, anchord.Fields{}))
+		}
+		// Without its file it would do what it likes.
+		if err := os.WriteFile(config, []byte(DHCPCDConfig(c, d.Hook, d.LeaseDir, d.Boot, client.lastAddress())), 0o600); err != nil {
+			d.Observe(anchord.Error, anchord.EventDHCPHookFailed, "the DHCPv6 client is not started, since its configuration cannot be written (is ANCHORD_RUN_DIR writable, and not full?): "+err.Error(), d.fields(anchord.V6, anchord.Fields{}))
+			return nil
+		}
 		return DHCPCDArgs(c, config)
 	}
-	answers := 0
+	var run atomic.Int64
 	child.Started = func() {
-		began := time.Now()
-		answers = 0
+		began, this := time.Now(), run.Add(1)
 		time.AfterFunc(patience, func() {
-			if !d.leasedSince(began) {
-				client.giveUp()
+			if run.Load() == this && !d.leasedSince(began) {
+				giveUp()
 			}
 		})
 	}
@@ -51,7 +54,7 @@ func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient) {
 		// A server whose leases are nothing at once makes it ask in a loop.
 		case strings.Contains(line, ": ADV "):
 			if answers++; answers == maxAnswers {
-				client.giveUp()
+				giveUp()
 			}
 		case strings.Contains(line, "renew in"):
 			answers = 0

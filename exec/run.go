@@ -93,7 +93,7 @@ func (r Runner) stream(ctx context.Context, stdin string, stdout io.Writer, args
 	cmd := osexec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), stdout, &stderr
 	// A grandchild that keeps the pipe open must not hold us up.
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 300 * time.Millisecond
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	if err := cmd.Run(); err != nil {
 		return &CommandError{Args: args, ExitCode: exitCode(cmd), Stderr: stderr.String(), Err: cause(ctx, err)}

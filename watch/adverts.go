@@ -25,8 +25,19 @@ type Adverts struct {
 	Fire   func(anchord.Source, time.Time)
 
 	mu   sync.Mutex
-	last map[string]map[netip.Addr]anchord.Advert // by interface and router
+	last map[string]*heard // by interface
 }
+
+// heard is what was heard on one interface.
+type heard struct {
+	index   int // another one is another interface of this name
+	routers map[netip.Addr]anchord.Advert
+}
+
+// forgotten is when a router that is heard no more has nothing to say any more,
+// whatever lifetime it named: routers speak every half an hour at least (RFC 4861,
+// 6.2.1).
+const forgotten = 30 * time.Minute
 
 // Adverts is what the routers of each interface say, taken together: addresses
 // are managed if one of them says so.
@@ -35,10 +46,11 @@ func (a *Adverts) Adverts() map[string]anchord.Advert {
 	defer a.mu.Unlock()
 	now := a.Uptime()
 	all := map[string]anchord.Advert{}
-	for iface, routers := range a.last {
+	for iface, on := range a.last {
 		var sum anchord.Advert
-		for _, said := range routers {
-			sum.Managed = sum.Managed || said.Managed
+		for _, said := range on.routers {
+			sum.Managed = sum.Managed || said.Managed && now < max(said.Until, said.At+forgotten)
+			sum.At = max(sum.At, said.At)
 			// Of several the one with the lowest address, so as not to flap.
 			if router := said.RouterAt(now); router.IsValid() && (!sum.Router.IsValid() || router.Less(sum.Router)) {
 				sum.Router, sum.Until = said.Router, said.Until
@@ -93,7 +105,7 @@ func (a *Adverts) hear(message []byte, control *ipv6.ControlMessage, from net.Ad
 	if err != nil || !ok {
 		return
 	}
-	if a.note(link.Name, said) {
+	if a.note(link.Name, link.Index, said) {
 		a.Fire(anchord.SourceKernel, time.Time{})
 	}
 }
@@ -105,25 +117,24 @@ func parseAdvert(message []byte, router netip.Addr, now time.Duration) (anchord.
 		return anchord.Advert{}, false
 	}
 	lifetime := time.Duration(int(message[6])<<8|int(message[7])) * time.Second
-	return anchord.Advert{Managed: message[5]&managed != 0, Router: router.WithZone(""), Until: now + lifetime}, true
+	return anchord.Advert{Managed: message[5]&managed != 0, Router: router.WithZone(""), Until: now + lifetime, At: now}, true
 }
 
 // maxRouters keeps a host that invents routers from filling our memory.
 const maxRouters = 16
 
 // note says whether a router says something else than before.
-func (a *Adverts) note(iface string, said anchord.Advert) (news bool) {
+func (a *Adverts) note(iface string, index int, said anchord.Advert) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.last == nil {
-		a.last = map[string]map[netip.Addr]anchord.Advert{}
+		a.last = map[string]*heard{}
 	}
-	routers := a.last[iface]
+	if on := a.last[iface]; on == nil || on.index != index {
+		a.last[iface] = &heard{index: index, routers: map[netip.Addr]anchord.Advert{}}
+	}
+	routers := a.last[iface].routers
 	before, known := routers[said.Router]
-	if routers == nil {
-		routers = map[netip.Addr]anchord.Advert{}
-		a.last[iface] = routers
-	}
 	if !known && len(routers) >= maxRouters {
 		now := a.Uptime()
 		maps.DeleteFunc(routers, func(_ netip.Addr, old anchord.Advert) bool { return old.Until <= now })

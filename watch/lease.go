@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -52,9 +53,12 @@ func (d LeaseDir) Lease(f anchord.Family) (anchord.Lease, error) {
 		parse = file.Lease6
 	}
 	lease, err := parse()
+	if err != nil {
+		return anchord.Lease{Obtained: file.At, Boot: file.Boot}, err // which one it is
+	}
 	released, missing := d.read(clients[f] + releasedFile)
 	lease.Released = missing == nil && released.Boot == file.Boot && released.At >= file.At
-	return lease, err
+	return lease, nil
 }
 
 // MarkReleased notes at uptime that a family's last lease was given back, so
@@ -124,7 +128,7 @@ func (d LeaseDir) Follow(ctx context.Context, fire func(anchord.Source, time.Tim
 			if !open {
 				return fmt.Errorf("watching %s: the watch ended", d.Path)
 			}
-			if ext := filepath.Ext(e.Name); ext == leaseFile || ext == nakFile {
+			if base := filepath.Base(e.Name); !strings.HasPrefix(base, ".") && strings.Contains(leaseFile+nakFile+releasedFile, filepath.Ext(base)) {
 				fire(anchord.SourceLease, time.Time{})
 			}
 		case <-w.Errors:

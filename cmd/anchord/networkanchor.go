@@ -219,7 +219,7 @@ func (n *networkAnchor) followRouters(ctx context.Context) {
 // noted tells that what became of a lease could not be written down.
 func (n *networkAnchor) noted(err error) {
 	if err != nil {
-		n.log.Event(anchord.Warn, anchord.EventStopping, err.Error(), nil)
+		n.log.Event(anchord.Error, anchord.EventDHCPHookFailed, "what became of a lease cannot be written down (is ANCHORD_RUN_DIR writable, and not full?): "+err.Error(), nil)
 	}
 }
 

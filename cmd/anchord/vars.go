@@ -161,8 +161,8 @@ func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.D
 }
 
 func checkIface(e *configError, variable, name string) {
-	if len(name) > 15 || strings.ContainsAny(name, "/ \t\n\"*\\") {
-		e.bad(variable, name, errors.New("is not the name of an interface: at most 15 characters, none of them space, slash, star or quote"))
+	if len(name) > 15 || !plainPath(name) || strings.Contains(name, "/") || strings.HasPrefix(name, "-") || name == "." || name == ".." {
+		e.bad(variable, name, errors.New("is not the name of an interface: at most 15 letters, digits, dots, hyphens and underscores"))
 	}
 }
 

@@ -463,24 +463,13 @@ func TestAnApplicationsOwnTraceroute6SeesTheRouterFirst(t *testing.T) {
 	}
 }
 
-// asHost makes the box a host on the LAN and a router only inside, as the
-// endpoint's sysctls in the examples do.
-func (w *world) asHost() {
-	w.box.sysctl("net.ipv6.conf.lan0.forwarding", "0")
-	w.box.sysctl("net.ipv4.conf.lan0.arp_ignore", "1")
-}
-
 func TestNobodyTakesTheProjectForARouter(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, setup{ipv6: true})
-	w.asHost()
-	r := &running{world: w, d: w.startDnsmasq(setup{ipv6: true}.dnsmasqArgs()...)}
+	r := start(t, setup{ipv6: true})
 	web := r.backend("web", 10, "tcp/80")
 	web.serveTCP("web", ":80")
 	r.outside.serveTCP("outside", ":80")
-	r.a = w.anchord().ready()
 	ext6, local := r.ext6(), r.box.usable6("lan0")
-	r.ext = r.a.leased()
 	eventually(t, deadline, r.client.answers("tcp", on6(ext6, 80), "web "+clientIP6))
 	eventually(t, deadline, r.outside.answers("tcp", on6(ext6, 80), "web "+outsideIP6))
 	eventually(t, deadline, web.answers("tcp", on6(outsideIP6, 80), "outside "+ext6))
@@ -520,42 +509,89 @@ func TestNobodyTakesTheProjectForARouter(t *testing.T) {
 			t.Errorf("the project answers for it:\n%s", found.text())
 		}
 	})
-	t.Run("addresses inside", func(t *testing.T) {
-		for _, addr := range []string{transitGW, boxIP} {
-			if out, err := r.client.try("busybox", "arping", "-c", "1", "-w", "1", "-I", "eth0", addr); err == nil {
-				t.Errorf("the project answers for its inside address %s:\n%s", addr, out)
-			}
-		}
-		if out, err := r.client.try("busybox", "arping", "-c", "1", "-w", "1", "-I", "eth0", r.ext); err != nil {
-			t.Errorf("the project does not answer for its own address: %s", out)
-		}
-		r.client.ip("route add fd5a:1::/64 dev eth0\n")
-		r.client.try("busybox", "ping6", "-c", "1", "-W", "1", transitGW6) //nolint:errcheck // it must fail
-		if out := r.client.run("ip", "-6", "neigh", "show", transitGW6); strings.Contains(out, "lladdr") {
-			t.Errorf("the project answers for its inside address: %s", out)
-		}
-	})
 }
 
-func TestALinkLocalAddressRefusesAsAServerDoes(t *testing.T) {
+func TestTheLANHearsNothingOfAddressesInside(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{ipv6: true})
+	r.ext6()
+	r.client.ip("route add fd5a:1::/64 dev eth0\n")
+	for _, addr := range []string{transitGW6, boxIP6} {
+		r.client.try("busybox", "ping6", "-c", "1", "-W", "1", addr) //nolint:errcheck // it must fail
+		if out := r.client.run("ip", "-6", "neigh", "show", addr); strings.Contains(out, "lladdr") {
+			t.Errorf("the project answers for its inside address: %s", out)
+		}
+	}
+	for _, addr := range []string{transitGW, boxIP} {
+		if out, err := r.client.try("busybox", "arping", "-c", "1", "-w", "1", "-I", "eth0", addr); err == nil {
+			t.Errorf("the project answers for its inside address %s:\n%s", addr, out)
+		}
+	}
+	if out, err := r.client.try("busybox", "arping", "-c", "1", "-w", "1", "-I", "eth0", r.ext); err != nil {
+		t.Errorf("the project does not answer for its own address: %s", out)
+	}
+}
+
+func TestIPv6WhereTheLANInterfaceIsARouters(t *testing.T) {
+	t.Parallel()
+	r, router := startSLAAC(t, setup{routerOnLAN: true}, ordinary(firstPrefix))
+	web := r.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
+	r.outside.serveTCP("outside", ":80")
+	eventually(t, deadline, r.outside.answers("tcp", on6(firstIP6, 80), "web "+outsideIP6))
+	eventually(t, deadline, web.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6))
+	eventually(t, deadline, web.answers("tcp", on6(firstIP6, 80), "web "+firstIP6))
+	promise(t, func() { r.box.ip6("route delete default\n") }, web.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6))
+	eventually(t, deadline, r.box.hasRoutes6(router.byRA()))
+}
+
+func TestLinkLocalAddressesAreRefusedAsAServerDoes(t *testing.T) {
 	t.Parallel()
 	r := twins(t, setup{ipv6: true})
 	r.box.sysctl("net.ipv6.icmp.ratelimit", "0")
-	r.ext6()
-	local := r.box.usable6("lan0")
-	back := r.client.capture("eth0", "src host "+local+" and (tcp or udp or (icmp6 and ip6[40] < 128))")
-	for _, port := range []int{80, 81, 82, 53} { // the exposed ones too: they lead to containers that are not on this link
-		for _, network := range []string{"tcp", "udp"} {
-			// Not by the client's error: where it is told before its own call
-			// has returned, as on this LAN, it waits on.
-			r.client.ask(network, on6(local+"%eth0", port)) //nolint:errcheck // as said
-			eventually(t, deadline, back.sees(fmt.Sprintf(`%s\.%d > .*Flags \[R\.\]|unreachable port, %s %s port %d`, local, port, local, network, port)))
-		}
+	ext6, local, client := r.ext6(), r.box.usable6("lan0"), r.client.usable6("eth0")
+	for name, c := range map[string]struct{ to, zone string }{
+		"the project's":                       {local, "%eth0"},
+		"a client's, to the project's global": {ext6, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			back := r.client.capture("eth0", "dst host "+client+" and ether src "+derivedMAC+" and (tcp or udp or (icmp6 and ip6[40] < 128))")
+			for _, port := range []int{80, 81, 82, 53} { // the exposed ones too: they lead to containers that are not on this link
+				for _, network := range []string{"tcp", "udp"} {
+					r.client.askFrom(client, network, on6(c.to+c.zone, port))
+					eventually(t, deadline, back.sees(fmt.Sprintf(`%[1]s\.%[2]d > .*Flags \[R\.\]|unreachable port, %[1]s %[3]s port %[2]d`, c.to, port, network)))
+				}
+			}
+			for _, packet := range strings.Split(strings.TrimSpace(back.text()), "\n") {
+				if !strings.Contains(packet, "unreachable port") && !strings.Contains(packet, "Flags [R.]") {
+					t.Errorf("an ordinary server does not say %s", packet)
+				}
+			}
+		})
 	}
-	for _, packet := range strings.Split(strings.TrimSpace(back.text()), "\n") {
-		if !strings.Contains(packet, "unreachable port") && !strings.Contains(packet, "Flags [R.]") {
-			t.Errorf("an ordinary server does not say %s", packet)
+}
+
+// askFrom sends one request from a chosen address. What comes back is for a
+// capture to see: where a refusal comes before the client's own call has
+// returned, as on this LAN, the client does not tell.
+func (n *ns) askFrom(source, network, addr string) {
+	n.t.Helper()
+	err := in(n, func() error {
+		from := net.TCPAddr{IP: net.ParseIP(source), Zone: "eth0"}
+		d := net.Dialer{Timeout: 50 * time.Millisecond, LocalAddr: &from}
+		if network == "udp" {
+			d.LocalAddr = &net.UDPAddr{IP: from.IP, Zone: from.Zone}
 		}
+		c, err := d.Dial(network, addr)
+		if err != nil {
+			return nil //nolint:nilerr // refused, or not told
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("?\n"))
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
 	}
 }
 

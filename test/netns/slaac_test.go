@@ -433,6 +433,15 @@ func TestAChangedPrefixIsFollowed(t *testing.T) {
 		a.prefixes = []onLink{{firstPrefix, short, 0}, {secondPrefix, 86400, 14400}}
 	})
 	router.say(func(a *advert) { a.prefixes = a.prefixes[1:] }) // and no more of the old one
+	// Until the new address can be used, the old one is better than none.
+	var pause time.Duration
+	eventually(t, deadline, func() error {
+		pause = max(pause, out.silence())
+		return out.answeredBy("outside " + secondIP6)()
+	})
+	if pause > 700*time.Millisecond {
+		t.Errorf("what went out was not answered for %v", pause)
+	}
 	eventually(t, deadline, r.a.logs("address.deprecated", firstIP6))
 	eventually(t, deadline, w.hasOnly6("old "+firstIP6, secondIP6))
 	eventually(t, deadline, r.a.logs("address.added", secondIP6))
@@ -462,6 +471,13 @@ func TestAChangedPrefixIsFollowed(t *testing.T) {
 	})
 	eventually(t, deadline, out.answeredBy("outside "+secondIP6))
 	eventually(t, deadline, r.client.answers("tcp", on6(secondIP6, 80), "web "+clientIP6))
+}
+
+// silence is how long ago the last answer came.
+func (s *stream) silence() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.at)
 }
 
 func TestAnIPv6AddressTakenAwayByHand(t *testing.T) {

@@ -68,6 +68,7 @@ type setup struct {
 	internal     bool   // no inhibit_ipv4: an internal transit
 	ipv6         bool
 	lanMTU       int
+	routerOnLAN  bool   // IPv6 as before Engine 28: lan0 is a router's
 	transitFirst bool   // Docker makes transit0 before lan0
 	parent       string // a VLAN's interface in the box, in place of lan0
 }
@@ -171,6 +172,9 @@ func (w *world) cableLAN(s setup) {
 	}
 	w.sw.ip("link add p-lan type veth peer name p-macvlan\nlink set p-lan master br-lan up\nlink set p-macvlan up promisc on\n")
 	w.sw.ip(fmt.Sprintf("link add link p-macvlan name lan0 netns %s address %s mtu %d type macvlan mode bridge\n", w.box.path(), boxMAC, mtu))
+	if s.ipv6 && !s.routerOnLAN {
+		w.box.sysctl("net.ipv6.conf.lan0.forwarding", "0")
+	}
 	w.box.ip("link set lan0 up\n")
 }
 
