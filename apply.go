@@ -1,6 +1,7 @@
 package anchord
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -74,6 +75,12 @@ func (r *Reconciler) link(name string) Link {
 
 func (r *Reconciler) applyMAC(ctx context.Context) error {
 	link := r.link(r.state.Ext)
+	if link.Name != "" && r.quieted != link.Name+link.MAC {
+		if err := r.Addresses.BeOneHost(ctx, link.Name); err != nil {
+			r.Reporter.Event(Warn, EventARPUnset, "the LAN may hear in ARP of addresses inside: "+err.Error(), nil)
+		}
+		r.quieted = link.Name + cmp.Or(r.state.ExtMAC, link.MAC)
+	}
 	if r.state.ExtMAC == "" || link.MAC == r.state.ExtMAC || link.Name == "" {
 		return nil
 	}
@@ -343,7 +350,7 @@ func (r *Reconciler) duplicate(iface string, p netip.Prefix) {
 func (r *Reconciler) followAddresses(ctx context.Context) error {
 	link := r.link(r.state.Ext)
 	now := map[netip.Prefix]LinkAddr{}
-	gained := false
+	moved := false // there is another address to leave from, or one less
 	for _, a := range link.Addrs {
 		if !a.Prefix.Addr().Is6() {
 			continue
@@ -356,12 +363,12 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 		case a.Tentative || a.Duplicate:
 		case !known || before.Tentative || before.Duplicate:
 			r.gained(ctx, link.Name, a.Prefix)
-			gained = true
+			moved = true
 			delete(r.taken, a.Prefix)
 		}
 		if a.Deprecated && known && !before.Deprecated {
 			r.addressEvent(Info, EventAddressDeprecated, "new connections use another address from now on", link.Name, a.Prefix)
-			gained = true
+			moved = true
 		}
 	}
 	for p, before := range r.ours {
@@ -378,7 +385,7 @@ func (r *Reconciler) followAddresses(ctx context.Context) error {
 	for p, a := range now {
 		// What comes to the old address may still come. What leaves from it
 		// is to leave from another, as soon as there is one.
-		if gained && a.Deprecated {
+		if moved && a.Deprecated && !link.onlyDeprecated().IsValid() {
 			r.endFlowsOf(ctx, FlowMatch{ReplyDst: p.Addr()})
 		}
 	}

@@ -32,6 +32,7 @@ const (
 	EventAddressDeprecated  = "address.deprecated"
 	EventAddressDuplicate   = "address.duplicate"
 	EventAddressMode        = "address.mode"
+	EventARPUnset           = "address.arp_unset"
 	EventAnnounceFailed     = "address.announce_failed"
 	EventChildMade          = "address.interface_made"
 	EventMACSet             = "address.mac_set"

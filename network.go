@@ -87,6 +87,22 @@ func (l Link) has(p netip.Prefix) bool {
 	return slices.ContainsFunc(l.Addrs, func(a LinkAddr) bool { return a.Prefix == p })
 }
 
+// onlyDeprecated is the link's IPv6 address for new connections if there are none
+// but deprecated ones, which the kernel takes after those of other interfaces
+// (RFC 6724, 5, rules 3 and 5).
+func (l Link) onlyDeprecated() (addr netip.Addr) {
+	for _, a := range l.Addrs {
+		switch {
+		case !a.Prefix.Addr().Is6() || a.Tentative || a.Duplicate:
+		case !a.Deprecated:
+			return netip.Addr{}
+		case !addr.IsValid():
+			addr = a.Prefix.Addr()
+		}
+	}
+	return addr
+}
+
 // onLink says whether a neighbour with this address is reached directly.
 func (l Link) onLink(a netip.Addr) bool {
 	return slices.ContainsFunc(l.Addrs, func(la LinkAddr) bool { return la.Prefix.Contains(a) })

@@ -24,6 +24,8 @@ type (
 	Addresses interface {
 		AddChild(ctx context.Context, c Child) error
 		RemoveChild(ctx context.Context, c Child) error
+		// BeOneHost keeps an interface from speaking for others' addresses.
+		BeOneHost(ctx context.Context, iface string) error
 		SetMAC(ctx context.Context, iface, mac string, keep []netip.Prefix) error
 		AddAddress(ctx context.Context, iface string, p netip.Prefix) error
 		// Durations run from now; zero is for ever.
@@ -177,6 +179,7 @@ type Reconciler struct {
 	advertised bool                      // the kernel had a default route of a router's
 	taken      map[netip.Prefix]bool     // IPv6 addresses that other hosts were found to have
 	solicited  string                    // interface whose routers were asked
+	quieted    string                    // interface that was made to speak for itself only
 	lostAt     time.Duration             // IPv6: when the kernel's route to its router was missed first
 	flowsDue   bool                      // flows have to be checked (again)
 	retry      time.Duration

@@ -144,6 +144,8 @@ func (g *rig) Routes(context.Context) (anchord.PerFamily[[]anchord.Route], error
 	return g.w.Observation.Routes, g.fails["routes"]
 }
 
+func (g *rig) BeOneHost(context.Context, string) error { return g.fails["quiet"] }
+
 func (g *rig) SetMAC(_ context.Context, iface, mac string, _ []netip.Prefix) error {
 	err := g.effect("mac %s %s", iface, mac)
 	if err == nil {

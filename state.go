@@ -51,8 +51,11 @@ type State struct {
 	// External are the addresses from leases that ext shall have. In IPv4
 	// it shall have no other where anchord is the authority (OwnsExt); in
 	// IPv6 the kernel adds its own.
-	External  PerFamily[LeasedAddr]
-	OwnsExt   bool
+	External PerFamily[LeasedAddr]
+	OwnsExt  bool
+	// Source is the address for what the containers send out, where the
+	// kernel would choose another: if ext has only a deprecated one.
+	Source    PerFamily[netip.Addr]
 	Routes    []Route
 	Leases    PerFamily[Lease] // the valid ones
 	Clients   PerFamily[*DHCPClient]
@@ -143,6 +146,7 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.expose()
 	d.leasedAddresses()
 	d.routes()
+	d.state.Source[V6] = d.ext.Link.onlyDeprecated()
 	return d.state, d.memory, nil
 }
 

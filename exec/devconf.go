@@ -1,27 +1,40 @@
 package exec
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 
 	"golang.org/x/sys/unix"
 )
 
-// promoteSecondaries is what dhcpcd insists on for an interface, and would set in
-// /proc/sys, which cannot be written in a container. Netlink can set it too; no
-// option of ip does (linux/ip.h, IPV4_DEVCONF_PROMOTE_SECONDARIES).
-func promoteSecondaries(iface string) error {
-	const promoteSecondaries = 20
+// Settings of an interface that /proc/sys has, which cannot be written in a
+// container. Netlink can set them too; no option of ip does (linux/ip.h).
+const (
+	arpAnnounce        = 18 // 2: ask with the interface's own address only
+	arpIgnore          = 19 // 1: answer for the interface's own addresses only
+	promoteSecondaries = 20 // 1: dhcpcd insists on it
+)
+
+// BeOneHost has an interface speak in ARP for its own addresses alone, and not, as
+// Linux does otherwise, for all of the namespace: the LAN would hear of those
+// inside.
+func (i IP) BeOneHost(_ context.Context, iface string) error {
+	return errors.Join(setDevconf(iface, arpIgnore, 1), setDevconf(iface, arpAnnounce, 2))
+}
+
+func setDevconf(iface string, setting uint16, value uint32) error {
 	link, err := net.InterfaceByName(iface)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", iface, err)
 	}
-	setting := attribute(unix.IFLA_AF_SPEC, attribute(unix.AF_INET, attribute(unix.IFLA_INET_CONF, attribute(promoteSecondaries, native32(1)))))
+	spec := attribute(unix.IFLA_AF_SPEC, attribute(unix.AF_INET, attribute(unix.IFLA_INET_CONF, attribute(setting, native32(value)))))
 	body := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(body[4:], uint32(link.Index))
-	if err := netlink(unix.RTM_NEWLINK, append(body, setting...)); err != nil {
-		return fmt.Errorf("setting promote_secondaries of %s: %w", iface, err)
+	if err := netlink(unix.RTM_NEWLINK, append(body, spec...)); err != nil {
+		return fmt.Errorf("changing setting %d of %s: %w", setting, iface, err)
 	}
 	return nil
 }

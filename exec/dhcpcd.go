@@ -30,7 +30,7 @@ func (d *DHCP) dhcpcd(child *Child, c anchord.DHCPClient, giveUp func()) {
 	child.Args = []string{"dhcpcd"}
 	child.Next = func() []string {
 		answers = 0
-		if err := promoteSecondaries(c.Iface); err != nil {
+		if err := setDevconf(c.Iface, promoteSecondaries, 1); err != nil {
 			d.Observe(anchord.Debug, anchord.EventDHCPStarted, err.Error(), d.fields(anchord.V6, anchord.Fields{}))
 		}
 		// Without its file it would do what it likes.

@@ -5,6 +5,7 @@ package templates
 import (
 	"embed"
 	"fmt"
+	"net/netip"
 	"strings"
 	"text/template"
 
@@ -32,6 +33,9 @@ type Table struct {
 	Family   anchord.Family
 	Ext      string   // LAN-facing interface; empty while it is unknown
 	Transits []string // interfaces towards the containers
+	// Source is what leaves by Ext is translated to, where masquerading would
+	// choose wrongly; invalid else.
+	Source netip.Addr
 }
 
 // V6 says whether this is the IPv6 table.
@@ -66,7 +70,7 @@ func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
 	var body strings.Builder
 	rs := anchord.Ruleset{}
 	for _, f := range anchord.Families {
-		t := Table{Name: anchord.Table(f), Family: f, Ext: s.Ext}
+		t := Table{Name: anchord.Table(f), Family: f, Ext: s.Ext, Source: s.Source[f]}
 		for _, transit := range s.Transits {
 			t.Transits = append(t.Transits, transit.Iface)
 		}

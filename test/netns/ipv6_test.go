@@ -558,8 +558,11 @@ func TestLinkLocalAddressesAreRefusedAsAServerDoes(t *testing.T) {
 			back := r.client.capture("eth0", "dst host "+client+" and ether src "+derivedMAC+" and (tcp or udp or (icmp6 and ip6[40] < 128))")
 			for _, port := range []int{80, 81, 82, 53} { // the exposed ones too: they lead to containers that are not on this link
 				for _, network := range []string{"tcp", "udp"} {
-					r.client.askFrom(client, network, on6(c.to+c.zone, port))
-					eventually(t, deadline, back.sees(fmt.Sprintf(`%[1]s\.%[2]d > .*Flags \[R\.\]|unreachable port, %[1]s %[3]s port %[2]d`, c.to, port, network)))
+					refused := back.sees(fmt.Sprintf(`%[1]s\.%[2]d > .*Flags \[R\.\]|unreachable port, %[1]s %[3]s port %[2]d`, c.to, port, network))
+					eventually(t, deadline, func() error {
+						r.client.askFrom(client, network, on6(c.to+c.zone, port))
+						return refused()
+					})
 				}
 			}
 			for _, packet := range strings.Split(strings.TrimSpace(back.text()), "\n") {

@@ -204,7 +204,8 @@ func TestOurOwnInterfaceIsMadeAgain(t *testing.T) {
 			if name != "deleted by hand" {
 				eventually(t, deadline, r.a.logs("network.ext_missing", vlanParent))
 			}
-			promise(t, func() { harm.back(r) }, r.child("anchord-ext"))
+			harm.back(r)
+			eventually(t, deadline, r.child("anchord-ext"))
 			eventually(t, hang, func() error {
 				got, err := r.extAddress()
 				if err == nil && got != r.ext {
