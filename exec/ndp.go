@@ -74,7 +74,7 @@ func (m ndpMessage) send(iface string, from netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("%w (the container lacks a permission: add cap_add: [NET_RAW])", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	text := append([]byte{byte(m.kind), 0, 0, 0}, m.body...) // the kernel fills in the checksum
 	text = append(text, slices.Concat([]byte{m.option, 1}, link.HardwareAddr)...)
 	control := &ipv6.ControlMessage{IfIndex: link.Index, HopLimit: 255}

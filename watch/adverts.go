@@ -70,8 +70,8 @@ func (a *Adverts) Follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listening to router advertisements: %w", err)
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	c := conn.IPv6PacketConn()
 	var only ipv6.ICMPFilter

@@ -1,11 +1,12 @@
 package watch
 
 import (
-	"github.com/AlexCherrypi/anchord"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/AlexCherrypi/anchord"
 )
 
 func TestAReleasedLeaseIsNotUsedUnasked(t *testing.T) {

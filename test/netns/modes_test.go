@@ -101,9 +101,12 @@ func TestTheMACAndTheIPv6AddressMadeOfIt(t *testing.T) {
 	t.Parallel()
 	const own = "02:42:c0:ff:ee:00"
 	for _, c := range []struct{ asked, docker, mac string }{
-		{"keep", "", boxMAC}, {"keep", given, boxMAC},
-		{"derived", "", derivedMAC}, {"derived", given, derivedMAC},
-		{own, "", own}, {own, given, own},
+		{"keep", "", boxMAC},
+		{"keep", given, boxMAC},
+		{"derived", "", derivedMAC},
+		{"derived", given, derivedMAC},
+		{own, "", own},
+		{own, given, own},
 	} {
 		t.Run(c.asked+" "+c.docker, func(t *testing.T) {
 			t.Parallel()
