@@ -151,6 +151,9 @@ func (i IP) AddChild(ctx context.Context, c anchord.Child) error {
 	}
 	batch := fmt.Sprintf("link set dev %[1]s arp off addrgenmode none up\naddress flush dev %[1]s to ::/0\n", c.Parent)
 	batch += fmt.Sprintf("link add link %s name %s%s type macvlan mode bridge\nlink set dev %s up\n", c.Parent, c.Name, address, c.Name)
+	// Nor does it keep the way to the LAN that it had from a router. Where there
+	// is no IPv6 there is none.
+	_, _ = i.Runner.Run(ctx, "", "ip", "-6", "route", "flush", "dev", c.Parent)
 	if _, err := i.Runner.Run(ctx, batch, "ip", "-batch", "-"); err != nil {
 		return fmt.Errorf("making interface %s on %s: %w", c.Name, c.Parent, err)
 	}

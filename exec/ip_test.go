@@ -116,7 +116,7 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		}, "ip address replace 2001:db8::7/128 dev lan0 noprefixroute"},
 		{"own interface", func() error {
 			return ip.AddChild(ctx, anchord.Child{Name: "ext", Parent: "eth0", MAC: "02:00:00:00:00:01"})
-		}, "ip -batch -\nlink set dev eth0 arp off addrgenmode none up\naddress flush dev eth0 to ::/0\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
+		}, "ip -6 route flush dev eth0\nip -batch -\nlink set dev eth0 arp off addrgenmode none up\naddress flush dev eth0 to ::/0\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
 		{"own interface away", func() error { return ip.RemoveChild(ctx, anchord.Child{Name: "ext", Parent: "eth0"}) }, "ip link delete dev ext\nip link set dev eth0 arp on addrgenmode eui64"},
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
 		{"neighbour", func() error { return ip.SetNeighbour(ctx, "transit0", addr("10.0.0.5"), "02:00:00:00:00:05") }, "ip neighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
