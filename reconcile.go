@@ -182,7 +182,9 @@ type Reconciler struct {
 	quieted    string                    // interface that was made to speak for itself only
 	lostAt     time.Duration             // IPv6: when the kernel's route to its router was missed first
 	flowsDue   bool                      // flows have to be checked (again)
+	due        Source                    // what has to be looked at again, at retryAt, since a look failed
 	retry      time.Duration
+	retryAt    time.Time
 	failed     episode                  // of reconciling
 	refusedAt  PerFamily[time.Duration] // when the lease was obtained that was refused last
 	refused    PerFamily[episode]       // of the lease files
@@ -204,7 +206,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		retry.Stop()
 		if r.retry > 0 {
-			retry.Reset(r.retry)
+			retry.Reset(time.Until(r.retryAt))
 		}
 		pause(ctx, coalesce)
 		select {
@@ -215,7 +217,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-poll.C:
 			source, since = SourceAll|SourcePoll, time.Time{}
 		case <-retry.C:
-			source, since = SourceAll, time.Time{}
+			source, since = r.due, time.Time{}
 		}
 	}
 }
@@ -242,6 +244,9 @@ func pause(ctx context.Context, d time.Duration) {
 // Reconcile looks at what source names, decides, and applies what differs.
 func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Time) error {
 	start := time.Now()
+	if r.due != 0 && !start.Before(r.retryAt) {
+		source |= r.due
+	}
 	r.outcome = Outcome{Source: source, EventAt: since}
 	r.lookAtDocker(ctx, source)
 	lookErr := r.look(ctx, source)
@@ -391,11 +396,29 @@ func (r *Reconciler) finish(err error, start time.Time) {
 	r.outcome.Err, r.outcome.Took = err, time.Since(start)
 	r.outcome.RulesetIn = r.applied != nil
 	r.outcome.Settled = r.outcome.RulesetIn && r.selfOK && r.state.Ext != ""
-	r.reportFailure(err)
-	if err == nil && r.outcome.DockerErr == nil {
-		r.retry = 0
-	} else {
-		r.retry = min(max(2*r.retry, retryMin), r.Config.PollInterval)
+	r.tryAgain(err)
+	if err != nil || r.due == 0 {
+		r.reportFailure(err)
 	}
 	r.Reporter.Reconciled(r.outcome)
+}
+
+// tryAgain sets what is looked at again, and when. That another look succeeded
+// does not make up for one that failed.
+func (r *Reconciler) tryAgain(err error) {
+	r.due &^= r.outcome.Source
+	if r.outcome.DockerErr != nil {
+		r.due |= r.outcome.Source & (SourceSelf | SourceContainers)
+	}
+	if err != nil {
+		r.due |= SourceAll
+	}
+	now := time.Now()
+	switch {
+	case r.due == 0:
+		r.retry = 0
+	case r.retry == 0 || !now.Before(r.retryAt):
+		r.retry = min(max(2*r.retry, retryMin), r.Config.PollInterval)
+		r.retryAt = now.Add(r.retry)
+	}
 }

@@ -600,6 +600,45 @@ func TestLoopTriesAgainAfterAFailure(t *testing.T) {
 	})
 }
 
+// A look at something else succeeds meanwhile: that makes up for nothing.
+func TestLoopLooksAgainAtWhatCouldNotBeSeen(t *testing.T) {
+	for failing, other := range map[string]anchord.Source{"links": anchord.SourceContainers, "docker": anchord.SourceKernel} {
+		t.Run(failing, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := leased()
+				stop := g.running(t)
+				time.Sleep(time.Second)
+				g.Trigger.Fire(anchord.SourceKernel, time.Time{}) // sees what was written
+				time.Sleep(time.Second)
+				g.change(func() {
+					if failing == "links" {
+						g.fails["links"] = errBroken
+						g.w.Links = g.w.Links[:0]
+					} else {
+						g.dockerErr = errBroken
+						g.w.Containers = nil
+					}
+				})
+				g.Trigger.Fire(anchord.SourceAll, time.Time{})
+				time.Sleep(100 * time.Millisecond)
+				g.change(func() { delete(g.fails, "links"); g.dockerErr = nil })
+				for range 20 {
+					g.Trigger.Fire(other, time.Time{})
+					time.Sleep(100 * time.Millisecond)
+				}
+				synctest.Wait()
+				if last := g.last(); failing == "links" && len(last.Links) > 0 || failing == "docker" && len(last.State.Entries) > 0 {
+					t.Errorf("not looked at again: %d links, %d entries", len(last.Links), len(last.State.Entries))
+				}
+				if failing == "links" && len(g.told(anchord.EventReconcileRecovered)) != 1 {
+					t.Error("that it can be seen again is not told once")
+				}
+				_ = stop()
+			})
+		})
+	}
+}
+
 func TestLoopAsksDockerAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := leased()
