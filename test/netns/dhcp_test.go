@@ -237,9 +237,12 @@ func TestALeaseThatEndsTakesItsAddressAlong(t *testing.T) {
 		t.Errorf("/readyz says %d, %v: no lease is needed", status, err)
 	}
 	eventually(t, deadline, l.a.logs("dhcp.lost", firstIP))
-	if r := l.reported(); len(r.Leases) > 0 {
-		t.Errorf("the status has %+v", r.Leases)
-	}
+	eventually(t, deadline, func() error { // told as soon as it is decided, shown when it is done
+		if r := l.reported(); len(r.Leases) > 0 {
+			return fmt.Errorf("the status has %+v", r.Leases)
+		}
+		return nil
+	})
 	if traffic.inward.echo() == nil {
 		t.Error("a connection to the old address lives on")
 	}
