@@ -16,6 +16,8 @@ type Advert struct {
 	Router netip.Addr
 	Until  time.Duration
 	At     time.Duration // since boot, when a router was heard last
+	// DNS are name servers (RFC 8106), for as long as they are named.
+	DNS []netip.Addr
 }
 
 // RouterAt is the default router at now, if there is one.

@@ -160,10 +160,22 @@ func (r *Reconciler) announce(ctx context.Context, iface string, a netip.Addr) {
 	}()
 }
 
-// applyGateways takes the gateway addresses that Docker left vacant.
+// applyGateways takes the gateway addresses that Docker left vacant, and
+// announces those that Docker gave: a predecessor may have had them with another
+// MAC, or service-anchors may look for us elsewhere.
 func (r *Reconciler) applyGateways(ctx context.Context) error {
 	var errs []error
 	for _, t := range r.state.Transits {
+		for _, a := range r.link(t.Iface).Addrs {
+			at, mac := ifaceAddr{t.Iface, a.Prefix}, r.link(t.Iface).MAC
+			if r.announced[at] != mac && !a.Tentative && !slices.Contains(t.Gateways, a.Prefix) {
+				if r.announced == nil {
+					r.announced = map[ifaceAddr]string{}
+				}
+				r.announced[at] = mac
+				r.announce(ctx, t.Iface, a.Prefix.Addr())
+			}
+		}
 		for _, p := range t.Gateways {
 			r.undo.gateway(t.Iface, p)
 			if r.link(t.Iface).has(p) {

@@ -45,6 +45,7 @@ type Config struct {
 	Mode            AddressMode
 	Gateways        PerFamily[netip.Addr] // ANCHORD_EXT_GATEWAY_IP
 	SharedNetwork   string
+	DNS             DNSPolicy // ANCHORD_DNS
 	PollInterval    time.Duration
 }
 
@@ -70,7 +71,11 @@ func (c Config) Identify(self Self) (Identity, error) {
 	if project == "" {
 		return Identity{}, ErrNoProject
 	}
-	return Identity{Project: project, Scope: ProjectScope(project), Hostname: cmp.Or(c.Hostname, hostnameFrom(project))}, nil
+	scope := ProjectScope(project)
+	if project != self.Project() {
+		scope.Helpers = self.Project()
+	}
+	return Identity{Project: project, Scope: scope, Hostname: cmp.Or(c.Hostname, hostnameFrom(project))}, nil
 }
 
 // hostnameFrom makes a host name label (RFC 1123, 2.1) of a project's name,
@@ -154,6 +159,33 @@ func (p MACPolicy) For(ext Attachment, project string) string {
 		return DerivedMAC(project)
 	}
 	return ""
+}
+
+// DNSPolicy says which resolvers the project's containers reach through anchord.
+// The zero value is the default: those of the leases.
+type DNSPolicy struct {
+	Off     bool
+	Servers []netip.Addr
+}
+
+// ParseDNS reads "off" or a list of addresses.
+func ParseDNS(s string) (DNSPolicy, error) {
+	if strings.TrimSpace(s) == "" {
+		return DNSPolicy{}, nil
+	}
+	if strings.EqualFold(strings.TrimSpace(s), "off") {
+		return DNSPolicy{Off: true}, nil
+	}
+	var p DNSPolicy
+	for _, word := range strings.Split(s, ",") {
+		word = strings.TrimSpace(word)
+		a, err := netip.ParseAddr(word)
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a == broadcast {
+			return DNSPolicy{}, fmt.Errorf("%q is not the address of a name server", word)
+		}
+		p.Servers = append(p.Servers, a.Unmap())
+	}
+	return p, nil
 }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})

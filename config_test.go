@@ -265,3 +265,76 @@ func self(project string) anchord.Self {
 	}
 	return s
 }
+
+func TestHelpersOfAnotherProject(t *testing.T) {
+	in := func(project, joins string) anchord.Container {
+		c := anchord.Container{ID: "c", NamespaceOf: joins, Labels: map[string]string{}}
+		if project != "" {
+			c.Labels["com.docker.compose.project"] = project
+		}
+		return c
+	}
+	wrapping := anchord.ProjectScope("app")
+	wrapping.Helpers = "wrapper"
+	for _, tt := range []struct {
+		name     string
+		scope    anchord.Scope
+		c, owner anchord.Container
+		want     bool
+	}{
+		{"a container of the project", wrapping, in("app", ""), in("app", ""), true},
+		{"one in any namespace", wrapping, in("app", "x"), in("other", ""), true},
+		{"a helper in the project's namespace", wrapping, in("wrapper", "x"), in("app", ""), true},
+		{"a helper in one of no project", wrapping, in("wrapper", "x"), in("", ""), true},
+		{"a helper in another project's", wrapping, in("wrapper", "x"), in("other", ""), false},
+		{"a helper in its own", wrapping, in("wrapper", ""), in("wrapper", ""), false},
+		{"another project's in the project's", wrapping, in("other", "x"), in("app", ""), false},
+		{"of no project in the project's", wrapping, in("", "x"), in("app", ""), false},
+		{"without helpers", anchord.ProjectScope("app"), in("wrapper", "x"), in("app", ""), false},
+		{"without helpers, of no project", anchord.ProjectScope("app"), in("", "x"), in("app", ""), false},
+	} {
+		if got := tt.scope.Manages(tt.c, tt.owner); got != tt.want {
+			t.Errorf("%s: %t", tt.name, got)
+		}
+	}
+	if wrapping.Equal(anchord.ProjectScope("app")) || !wrapping.Equal(wrapping) {
+		t.Error("scopes with other helpers are the same")
+	}
+}
+
+func TestWhoHasHelpers(t *testing.T) {
+	selector := anchord.Scope{Labels: []anchord.LabelPair{{Key: "app", Value: "x"}}}
+	for name, tt := range map[string]struct {
+		config  anchord.Config
+		own     string
+		helpers string
+	}{
+		"its own project":                {anchord.Config{}, "shop", ""},
+		"its own project by name":        {anchord.Config{Project: "shop"}, "shop", ""},
+		"another project":                {anchord.Config{Project: "app"}, "wrapper", "wrapper"},
+		"another project, without own":   {anchord.Config{Project: "app"}, "", ""},
+		"the fallback, without own":      {anchord.Config{FallbackProject: "app"}, "", ""},
+		"own before the fallback":        {anchord.Config{FallbackProject: "app"}, "shop", ""},
+		"a selector stands for no other": {anchord.Config{Selector: selector, Project: "app"}, "wrapper", ""},
+	} {
+		i, err := tt.config.Identify(self(tt.own))
+		if err != nil || i.Scope.Helpers != tt.helpers {
+			t.Errorf("%s: %+v, %v; want helpers %q", name, i, err, tt.helpers)
+		}
+	}
+}
+
+func TestAHelpersLabelCounts(t *testing.T) {
+	w := usual()
+	owner := w.run("app-mail-1", "", "shop_transit=10.213.0.5")
+	owner.Labels["com.docker.compose.project"] = "app"
+	w.run("shop-mail-1", "tcp/25").NamespaceOf = "app-mail-1" // of anchord's own project
+	w.run("shop-db-1", "tcp/80", "shop_transit=10.213.0.6")   // in its own namespace
+	w.run("x", "tcp/81").NamespaceOf = "app-mail-1"           // of another project
+	w.Containers[3].Labels = map[string]string{"com.docker.compose.project": "x", "anchord.expose": "tcp/81"}
+	c := auto()
+	c.Project = "app"
+	s, _ := w.decide(t, c, anchord.Memory{})
+	wantEntries(t, s, "v4 tcp/25 > 10.213.0.5 25 shop-mail-1 by transit0")
+	wantNotices(t, s)
+}

@@ -2,6 +2,7 @@ package anchord
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,7 +28,10 @@ type Endpoint struct {
 }
 
 // Project is the Compose project that the container belongs to, if any.
-func (c Container) Project() string { return c.Labels["com.docker.compose.project"] }
+func (c Container) Project() string { return c.Labels[labelProject] }
+
+// Service is its service in that project, if any.
+func (c Container) Service() string { return c.Labels[labelService] }
 
 // endpoint returns the container's endpoint on a network, by id.
 func (c Container) endpoint(networkID string) (Endpoint, bool) {
@@ -61,6 +65,24 @@ func (c Container) olderThan(o Container) bool {
 // Scope says which containers are managed: those whose labels all match.
 type Scope struct {
 	Labels []LabelPair // sorted by key
+	// Helpers is a Compose project that wraps the managed containers: those of
+	// its containers that joined the network namespace of a managed one, or of
+	// one that is of no project, are managed too.
+	Helpers string
+}
+
+// Equal says whether both mean the same containers.
+func (s Scope) Equal(o Scope) bool { return slices.Equal(s.Labels, o.Labels) && s.Helpers == o.Helpers }
+
+// MayHelp says whether a container with these labels can be a helper.
+func (s Scope) MayHelp(labels map[string]string) bool {
+	return s.Helpers != "" && labels[labelProject] == s.Helpers
+}
+
+// Manages says whether a container in the network namespace of owner, which may
+// be its own, is managed.
+func (s Scope) Manages(c, owner Container) bool {
+	return s.Matches(c.Labels) || (s.MayHelp(c.Labels) && c.NamespaceOf != "" && (s.Matches(owner.Labels) || owner.Project() == ""))
 }
 
 // LabelPair is one key=value condition; an empty value matches only the
@@ -69,7 +91,7 @@ type LabelPair struct{ Key, Value string }
 
 // ProjectScope is the scope of one Compose project.
 func ProjectScope(project string) Scope {
-	return Scope{Labels: []LabelPair{{Key: "com.docker.compose.project", Value: project}}}
+	return Scope{Labels: []LabelPair{{Key: labelProject, Value: project}}}
 }
 
 // Matches says whether labels satisfy every condition of the scope.

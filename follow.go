@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -12,6 +13,19 @@ import (
 // an invalid one, and an error means that neither has any.
 type Resolver interface {
 	Resolve(ctx context.Context, host string) (PerFamily[[]netip.Addr], error)
+}
+
+// Originals remembers the default routes that a namespace had before, and puts
+// them back.
+type Originals interface {
+	Record(ctx context.Context) (found PerFamily[bool], err error)
+	Restore(ctx context.Context) error
+}
+
+// NameServers adds name servers behind those of the namespace; none removes
+// them.
+type NameServers interface {
+	Add(servers []netip.Addr) error
 }
 
 // FollowOutcome is what one round of a Follower saw and did.
@@ -32,6 +46,8 @@ type Follower struct {
 	Resolver Resolver
 	Kernel   Kernel
 	Routes   Routes
+	Original Originals
+	Names    NameServers
 	Trigger  *Trigger
 	Reporter interface {
 		Event(l Level, event, message string, fields Fields)
@@ -39,6 +55,8 @@ type Follower struct {
 	}
 
 	gateways   PerFamily[netip.Addr] // last good
+	named      []netip.Addr          // name servers that were added
+	unnamed    episode               // of adding them
 	set        PerFamily[Route]      // installed by us
 	failed     episode
 	failing    bool  // in the last round
@@ -60,6 +78,7 @@ func (f *Follower) Run(ctx context.Context) {
 	if f.pinned() {
 		f.gateways = f.Pinned
 	}
+	f.record(ctx)
 	look := time.NewTimer(0)
 	defer look.Stop()
 	for {
@@ -74,6 +93,18 @@ func (f *Follower) Run(ctx context.Context) {
 		f.round(ctx, source)
 		look.Reset(f.next())
 		pause(ctx, coalesce)
+	}
+}
+
+// record remembers what was there before. In a namespace that another container
+// owns it is put back at the end; in one of our own there is usually nothing.
+func (f *Follower) record(ctx context.Context) {
+	found, err := f.Original.Record(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		f.Reporter.Event(Warn, EventNothingToRestore, "the default routes that were here before will not be put back at the end: "+err.Error(), nil)
+	case err == nil && found == PerFamily[bool]{}:
+		f.Reporter.Event(Warn, EventNothingToRestore, "no default route was here before: at the end there will be none", nil)
 	}
 }
 
@@ -100,6 +131,7 @@ func (f *Follower) round(ctx context.Context, source Source) {
 			errs = append(errs, f.keep(ctx, family, f.links, defaultRoutesOf(f.routes[family]), &o))
 		}
 	}
+	f.name()
 	if o.Err = errors.Join(errs...); ctx.Err() == nil {
 		f.report(o)
 	}
@@ -135,6 +167,10 @@ func (f *Follower) resolve(ctx context.Context, links []Link, o *FollowOutcome) 
 		if !gateway.IsValid() || gateway == f.gateways[family] {
 			continue
 		}
+		// Another name server than Docker's may know another host of this name.
+		if f.gateways[family].IsValid() && !onLink(gateway, links) {
+			continue
+		}
 		f.gateways[family] = gateway
 		f.Reporter.Event(Info, EventGatewayResolved, "the network-anchor is at "+gateway.String(), Fields{"host": f.Host, "family": family.String()})
 	}
@@ -144,14 +180,33 @@ func (f *Follower) resolve(ctx context.Context, links []Link, o *FollowOutcome) 
 	return nil
 }
 
+// name adds the network-anchor to the name servers: Docker's own cannot resolve
+// names of the outside on internal networks.
+func (f *Follower) name() {
+	var servers []netip.Addr
+	for _, family := range Families {
+		if gateway := f.set[family].Gateway; gateway.IsValid() {
+			servers = append(servers, gateway)
+		}
+	}
+	if slices.Equal(servers, f.named) {
+		return
+	}
+	err := f.Names.Add(servers)
+	if news, _ := f.unnamed.next(err); news {
+		f.Reporter.Event(Warn, EventNameServersFailed, "names of the outside may not be resolved here: "+err.Error(), nil)
+	}
+	if err == nil {
+		f.named = servers
+	}
+}
+
 // onLinkFirst prefers an address that is reached directly: a name can have
 // one on each network.
 func onLinkFirst(addrs []netip.Addr, links []Link) netip.Addr {
 	for _, a := range addrs {
-		for _, l := range links {
-			if l.onLink(a) {
-				return a
-			}
+		if onLink(a, links) {
+			return a
 		}
 	}
 	if len(addrs) > 0 {
@@ -160,9 +215,13 @@ func onLinkFirst(addrs []netip.Addr, links []Link) netip.Addr {
 	return netip.Addr{}
 }
 
+func onLink(a netip.Addr, links []Link) bool {
+	return slices.ContainsFunc(links, func(l Link) bool { return l.onLink(a) })
+}
+
 // keep puts one family's default route right.
 func (f *Follower) keep(ctx context.Context, family Family, links []Link, has []Route, o *FollowOutcome) error {
-	want := Route{Family: family, Gateway: f.gateways[family], Source: FromDNS}
+	want := Route{Family: family, Gateway: f.gateways[family], Source: FromDNS, Protocol: ProtoAnchord}
 	if !want.Gateway.IsValid() {
 		return nil
 	}
@@ -216,13 +275,18 @@ func (f *Follower) report(o FollowOutcome) {
 	f.Reporter.Followed(o)
 }
 
-// Stop removes the routes that were installed.
+// Stop removes the routes that were installed, and puts back what was there
+// before.
 func (f *Follower) Stop(ctx context.Context) error {
 	var errs []error
 	for _, family := range Families {
 		if f.set[family].Gateway.IsValid() {
 			errs = append(errs, f.Routes.DeleteRoute(ctx, f.set[family]))
 		}
+	}
+	errs = append(errs, f.Original.Restore(ctx))
+	if f.named != nil {
+		errs = append(errs, f.Names.Add(nil))
 	}
 	return errors.Join(errs...)
 }

@@ -21,6 +21,29 @@ type follower struct {
 	nameErr error
 	asked   int
 	rounds  []anchord.FollowOutcome
+	was     anchord.PerFamily[bool] // families with a default route at the start
+	servers []string                // added to resolv.conf, time after time
+
+	restored bool
+}
+
+func (f *follower) Record(context.Context) (anchord.PerFamily[bool], error) {
+	return f.was, f.fails["record"]
+}
+
+func (f *follower) Restore(context.Context) error {
+	f.change(func() { f.restored = true })
+	return f.fails["restore"]
+}
+
+func (f *follower) Add(servers []netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails["servers"]; err != nil {
+		return err
+	}
+	f.servers = append(f.servers, words(servers))
+	return nil
 }
 
 func newFollower() *follower {
@@ -29,7 +52,7 @@ func newFollower() *follower {
 	w.attach(bridge("backend", "10.5.0.0/24"), "eth0", lanMAC, "10.5.0.9/24")
 	f := &follower{rig: newRig(w, auto()), names: []netip.Addr{addr("10.213.0.2")}}
 	f.Follower = &anchord.Follower{
-		Host: "anchord", Interval: 5 * time.Second, Resolver: f, Kernel: f.rig, Routes: f.rig, Reporter: f,
+		Host: "anchord", Interval: 5 * time.Second, Resolver: f, Kernel: f.rig, Routes: f.rig, Reporter: f, Original: f, Names: f,
 	}
 	return f
 }
@@ -248,4 +271,58 @@ func TestFollowerStoppedWhileItSetsTheRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantDid(t, "stop", f.effects(), "route 10.213.0.2 eth1", "unroute 10.213.0.2 eth1")
+}
+
+func TestFollowerAddsTheNetworkAnchorToTheNameServers(t *testing.T) {
+	f := newFollower()
+	follow(t, f, func(after func(time.Duration) []string) {
+		after(time.Minute)
+		f.change(func() { f.names = []netip.Addr{addr("10.213.0.3"), addr("fd5a:1::2")} })
+		after(time.Minute)
+		f.change(func() { f.nameErr = errBroken })
+		after(time.Minute)
+	})
+	if want := []string{"10.213.0.2", "10.213.0.3 fd5a:1::2"}; !slices.Equal(f.servers, want) {
+		t.Errorf("name servers %q, want %q", f.servers, want)
+	}
+	if err := f.Follower.Stop(t.Context()); err != nil || f.servers[len(f.servers)-1] != "" {
+		t.Errorf("at the end %q (%v)", f.servers, err)
+	}
+}
+
+func TestFollowerSaysOnceThatNameServersCannotBeAdded(t *testing.T) {
+	f := newFollower()
+	f.fails["servers"] = errBroken
+	follow(t, f, func(after func(time.Duration) []string) { after(time.Minute) })
+	if told := f.told(anchord.EventNameServersFailed); len(told) != 1 {
+		t.Errorf("told %q", told)
+	}
+	if err := f.Follower.Stop(t.Context()); err != nil {
+		t.Errorf("removing what was never added: %v", err)
+	}
+}
+
+func TestFollowerRestoresWhatWasThereBefore(t *testing.T) {
+	f := newFollower()
+	f.was[anchord.V4] = true
+	follow(t, f, func(after func(time.Duration) []string) { after(time.Second) })
+	if err := f.Follower.Stop(t.Context()); err != nil || !f.restored {
+		t.Errorf("restored: %v (%v)", f.restored, err)
+	}
+	if told := f.told(anchord.EventNothingToRestore); told != nil {
+		t.Errorf("told %q", told)
+	}
+	for name, set := range map[string]func(*follower){
+		"nothing was there":           func(*follower) {},
+		"what was there is not known": func(f *follower) { f.fails["record"] = errBroken },
+	} {
+		f := newFollower()
+		set(f)
+		follow(t, f, func(after func(time.Duration) []string) {
+			wantDid(t, name, after(time.Second), "route 10.213.0.2 eth1")
+		})
+		if told := f.told(anchord.EventNothingToRestore); len(told) != 1 || !strings.HasPrefix(told[0], "warn ") {
+			t.Errorf("%s: told %q", name, told)
+		}
+	}
 }

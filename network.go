@@ -87,6 +87,10 @@ func (l Link) has(p netip.Prefix) bool {
 	return slices.ContainsFunc(l.Addrs, func(a LinkAddr) bool { return a.Prefix == p })
 }
 
+func (l Link) hasAddr(a netip.Addr) bool {
+	return slices.ContainsFunc(l.Addrs, func(la LinkAddr) bool { return la.Prefix.Addr() == a })
+}
+
 // onlyDeprecated is the link's IPv6 address for new connections if there are none
 // but deprecated ones, which the kernel takes after those of other interfaces
 // (RFC 6724, 5, rules 3 and 5).
@@ -124,6 +128,15 @@ type Attachment struct {
 	Network  Network
 	Endpoint Endpoint
 	Link     Link
+}
+
+// inside are the addresses at which the network's containers reach anchord.
+func (a Attachment) inside() PerFamily[netip.Addr] {
+	addrs := a.Endpoint.Addrs
+	for _, g := range a.Network.VacantGateways() {
+		addrs[FamilyOf(g.Addr())] = g.Addr()
+	}
+	return addrs
 }
 
 // attachments pairs each network with its interface, by MAC, because Docker

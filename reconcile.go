@@ -176,6 +176,7 @@ type Reconciler struct {
 	held       PerFamily[LeasedAddr]     // leased addresses that were put on ext last
 	ours       map[netip.Prefix]LinkAddr // IPv6 addresses of ext, as seen last
 	routed     []Route                   // that were set last
+	announced  map[ifaceAddr]string      // our addresses inside, and the MAC that they were announced with
 	advertised bool                      // the kernel had a default route of a router's
 	taken      map[netip.Prefix]bool     // IPv6 addresses that other hosts were found to have
 	solicited  string                    // interface whose routers were asked

@@ -83,7 +83,7 @@ func TestChangedAddressesAreAnnounced(t *testing.T) {
 		g.look(t, anchord.SourceAll)
 		synctest.Wait()
 		slices.Sort(g.announced)
-		if want := []string{"lan0 192.0.2.77", "transit0 10.213.0.1"}; !slices.Equal(g.announced, want) {
+		if want := []string{"lan0 192.0.2.77", "transit0 10.213.0.1", "transit0 10.213.0.2"}; !slices.Equal(g.announced, want) {
 			t.Errorf("announced %q, want %q", g.announced, want)
 		}
 		g.announced = nil

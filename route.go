@@ -22,10 +22,12 @@ type Route struct {
 	Protocol string
 }
 
-// Protocols of routes (rtnetlink(7)): of router advertisements and of leases.
+// Protocols of routes (rtnetlink(7)): of router advertisements, of leases, and
+// of a service-anchor, to tell its routes from those that it found.
 const (
-	ProtoRA   = "ra"
-	ProtoDHCP = "dhcp"
+	ProtoRA      = "ra"
+	ProtoDHCP    = "dhcp"
+	ProtoAnchord = "97"
 )
 
 // Same says whether two routes lead the same way.

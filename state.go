@@ -44,6 +44,8 @@ type State struct {
 	ExtMAC   string // MAC that ext shall have; empty: leave it alone
 	Mode     AddressMode
 	Shared   string // shared network's name
+	// Inside are anchord's own addresses on it.
+	Inside   PerFamily[netip.Addr]
 	Transits []Transit
 	Entries  []Entry // sorted by family, protocol, port
 	// Child is the LAN interface that anchord makes itself, if it does.
@@ -59,6 +61,7 @@ type State struct {
 	Routes    []Route
 	Leases    PerFamily[Lease] // the valid ones
 	Clients   PerFamily[*DHCPClient]
+	Resolvers PerFamily[[]netip.Addr] // that the project's containers reach at their gateway
 	Notices   []Notice
 	Conflicts int // entries refused because another container has the port
 	Rejected  int // containers whose label is refused
@@ -146,6 +149,7 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.expose()
 	d.leasedAddresses()
 	d.routes()
+	d.resolvers()
 	d.state.Source[V6] = d.ext.Link.onlyDeprecated()
 	return d.state, d.memory, nil
 }
@@ -260,6 +264,11 @@ func (d *decision) expose() {
 		d.notice(Info, EventSharedPicked, "", "backend addresses are now read on network %s, before on %s", shared.Network, old)
 	}
 	d.memory.Shared, d.state.Shared = shared, shared.Network
+	for _, a := range attached {
+		if a.Network.Name == shared.Network {
+			d.state.Inside = a.inside()
+		}
+	}
 	// The shared network comes first, so that a backend on several of them
 	// is reached through it.
 	slices.SortStableFunc(attached, func(a, b Attachment) int {
@@ -295,7 +304,7 @@ func (d *decision) countEmpty(empty bool, networks string) {
 func (i Identity) String() string {
 	var pairs []string
 	for _, p := range i.Scope.Labels {
-		if p.Key == "com.docker.compose.project" {
+		if p.Key == labelProject {
 			return "project " + p.Value
 		}
 		pairs = append(pairs, p.Key+"="+p.Value)
@@ -318,7 +327,8 @@ func (d *decision) offers() []offer {
 	slices.SortFunc(containers, func(a, b Container) int { return compareBool(b.olderThan(a), a.olderThan(b)) })
 	var offers []offer
 	for _, c := range containers {
-		if !d.state.Identity.Scope.Matches(c.Labels) {
+		namespace, known := d.namespaceOf(c)
+		if !d.state.Identity.Scope.Manages(c, namespace) {
 			continue
 		}
 		d.checkLabels(c)
@@ -337,7 +347,6 @@ func (d *decision) offers() []offer {
 		if len(exposures) == 0 {
 			continue
 		}
-		namespace, known := d.namespaceOf(c)
 		if !known {
 			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", c.Name, c.NamespaceOf, c.Name)
 			continue
@@ -357,11 +366,14 @@ func parseExposeV6(value string) (bool, error) {
 	return false, &LabelError{Label: LabelExposeV6, Entry: value, Reason: "is neither auto nor off"}
 }
 
-var knownLabels = []string{LabelExpose, LabelExposeV6, LabelIdentity, "anchord.managed-by"}
+var (
+	knownLabels = []string{LabelExpose, LabelExposeV6, LabelIdentity}
+	ownLabels   = []string{LabelManagedBy, labelRecipe, labelReplaces}
+)
 
 func (d *decision) checkLabels(c Container) {
 	for _, label := range slices.Sorted(maps.Keys(c.Labels)) {
-		if strings.HasPrefix(label, LabelPrefix) && !slices.Contains(knownLabels, label) {
+		if strings.HasPrefix(label, LabelPrefix) && !slices.Contains(knownLabels, label) && !slices.Contains(ownLabels, label) {
 			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; known are: %s",
 				c.Name, label, strings.Join(knownLabels, ", "))
 		}
@@ -507,6 +519,30 @@ func (d *decision) client(f Family) *DHCPClient {
 		mac = d.ext.Link.MAC
 	}
 	return &DHCPClient{Iface: d.state.Ext, MAC: mac, Hostname: d.state.Identity.Hostname, Lost: d.o.Refused[f] + d.memory.Lost[f]}
+}
+
+// maxResolvers is as many as a stub resolver asks (resolv.conf(5), MAXNS).
+const maxResolvers = 3
+
+// resolvers are the name servers for the project's containers. What is sent on
+// must not come back to ourselves.
+func (d *decision) resolvers() {
+	if d.config.DNS.Off || len(d.state.Transits) == 0 {
+		return
+	}
+	servers := d.config.DNS.Servers
+	if servers == nil {
+		servers = append(servers, d.state.Leases[V4].DNS...)
+		servers = append(servers, d.state.Leases[V6].DNS...)
+		servers = append(servers, d.o.Adverts[d.state.Ext].DNS...)
+	}
+	for _, s := range servers {
+		f := FamilyOf(s)
+		own := d.state.External[f].Prefix.Addr() == s || d.ext.Link.hasAddr(s)
+		if list := d.state.Resolvers[f]; !own && len(list) < maxResolvers && !slices.Contains(list, s) {
+			d.state.Resolvers[f] = append(list, s)
+		}
+	}
 }
 
 // clash tells that the LAN and a network inside use the same addresses: each

@@ -16,6 +16,7 @@ const (
 	SourceLease                         // the lease file
 	SourceRuleset                       // somebody else changed anchord's tables
 	SourcePoll                          // nothing moved; look at everything all the same
+	SourceEngine                        // any container or network of the engine
 	SourceAll        = SourceContainers | SourceSelf | SourceKernel | SourceLease
 )
 

@@ -19,7 +19,7 @@ type Conntrack struct{ Runner Runner }
 // Flows lists the tracked flows of a protocol.
 func (c Conntrack) Flows(ctx context.Context, f anchord.Family, p anchord.Protocol) ([]anchord.Flow, error) {
 	var lines flowLines
-	err := c.Runner.stream(ctx, "", &lines, "conntrack", "-L", "-f", conntrackFamily(f), "-p", string(p))
+	err := c.Runner.stream(ctx, nil, &lines, "conntrack", "-L", "-f", conntrackFamily(f), "-p", string(p))
 	if err != nil && !isNotFound(err) {
 		return nil, fmt.Errorf("listing tracked flows: %w", err)
 	}

@@ -77,12 +77,12 @@ func oneLine(s string) string {
 // Run runs a command with stdin and returns its standard output.
 func (r Runner) Run(ctx context.Context, stdin string, args ...string) ([]byte, error) {
 	var stdout bytes.Buffer
-	err := r.stream(ctx, stdin, &stdout, args...)
+	err := r.stream(ctx, strings.NewReader(stdin), &stdout, args...)
 	return stdout.Bytes(), err
 }
 
 // stream runs a command whose output goes to stdout as it comes.
-func (r Runner) stream(ctx context.Context, stdin string, stdout io.Writer, args ...string) error {
+func (r Runner) stream(ctx context.Context, stdin io.Reader, stdout io.Writer, args ...string) error {
 	timeout := r.Timeout
 	if timeout == 0 {
 		timeout = 10 * time.Second
@@ -91,7 +91,7 @@ func (r Runner) stream(ctx context.Context, stdin string, stdout io.Writer, args
 	defer cancel()
 	var stderr bytes.Buffer
 	cmd := osexec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, &stderr
 	// A grandchild that keeps the pipe open must not hold us up.
 	cmd.WaitDelay = 300 * time.Millisecond
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"text/template"
 )
@@ -13,6 +14,7 @@ var funcs = template.FuncMap{
 	"iface":   iface,
 	"ifaces":  ifaces,
 	"comment": comment,
+	"addr":    addr,
 	"upto":    upto,
 	"inc":     func(n int) int { return n + 1 },
 }
@@ -24,6 +26,19 @@ func iface(name string) (string, error) {
 		return "", fmt.Errorf("%q cannot be used as the name of an interface", name)
 	}
 	return `"` + name + `"`, nil
+}
+
+// addr is one of some addresses, the next for each connection: where one does
+// not answer, a second try asks another.
+func addr(addrs []netip.Addr) string {
+	if len(addrs) == 1 {
+		return addrs[0].String()
+	}
+	var elements []string
+	for i, a := range addrs {
+		elements = append(elements, fmt.Sprintf("%d : %s", i, a))
+	}
+	return fmt.Sprintf("numgen inc mod %d map { %s }", len(addrs), strings.Join(elements, ", "))
 }
 
 // ifaces is an anonymous set of interface names.

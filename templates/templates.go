@@ -33,6 +33,8 @@ type Table struct {
 	Family   anchord.Family
 	Ext      string   // LAN-facing interface; empty while it is unknown
 	Transits []string // interfaces towards the containers
+	// Resolvers are the name servers that containers reach at their gateway.
+	Resolvers []netip.Addr
 	// Source is what leaves by Ext is translated to, where masquerading would
 	// choose wrongly; invalid else.
 	Source netip.Addr
@@ -70,7 +72,7 @@ func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
 	var body strings.Builder
 	rs := anchord.Ruleset{}
 	for _, f := range anchord.Families {
-		t := Table{Name: anchord.Table(f), Family: f, Ext: s.Ext, Source: s.Source[f]}
+		t := Table{Name: anchord.Table(f), Family: f, Ext: s.Ext, Resolvers: s.Resolvers[f], Source: s.Source[f]}
 		for _, transit := range s.Transits {
 			t.Transits = append(t.Transits, transit.Iface)
 		}

@@ -72,9 +72,13 @@ func states() map[string]anchord.State {
 		entry(anchord.TCP, 82, 90, "10.213.0.8", 82, "`$(reboot)` %s {{.}} \x00\x7f\xff"),
 	}
 
+	dns := connected(transit("shop_transit", "transit0", "10.213.0.0/24", "fd5a:1::/64"))
+	dns.Resolvers[anchord.V4] = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+	dns.Resolvers[anchord.V6] = []netip.Addr{netip.MustParseAddr("2001:db8::53"), netip.MustParseAddr("2001:db8::54")}
+
 	alone := connected()
 	return map[string]anchord.State{
-		"closed": {}, "lan-only": alone, "one-service": one, "ranges": many, "two-transits": two, "both-families": both, "hostile-names": hostile,
+		"closed": {}, "lan-only": alone, "one-service": one, "ranges": many, "two-transits": two, "both-families": both, "hostile-names": hostile, "resolvers": dns,
 	}
 }
 

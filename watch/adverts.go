@@ -2,11 +2,13 @@ package watch
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -48,11 +50,13 @@ func (a *Adverts) Adverts() map[string]anchord.Advert {
 	all := map[string]anchord.Advert{}
 	for iface, on := range a.last {
 		var sum anchord.Advert
-		for _, said := range on.routers {
+		for _, router := range slices.SortedFunc(maps.Keys(on.routers), netip.Addr.Compare) {
+			said := on.routers[router]
+			sum.DNS = append(sum.DNS, said.DNS...)
 			sum.Managed = sum.Managed || said.Managed && now < max(said.Until, said.At+forgotten)
 			sum.At = max(sum.At, said.At)
 			// Of several the one with the lowest address, so as not to flap.
-			if router := said.RouterAt(now); router.IsValid() && (!sum.Router.IsValid() || router.Less(sum.Router)) {
+			if said.RouterAt(now).IsValid() && !sum.Router.IsValid() {
 				sum.Router, sum.Until = said.Router, said.Until
 			}
 		}
@@ -117,8 +121,34 @@ func parseAdvert(message []byte, router netip.Addr, now time.Duration) (anchord.
 		return anchord.Advert{}, false
 	}
 	lifetime := time.Duration(int(message[6])<<8|int(message[7])) * time.Second
-	return anchord.Advert{Managed: message[5]&managed != 0, Router: router.WithZone(""), Until: now + lifetime, At: now}, true
+	return anchord.Advert{Managed: message[5]&managed != 0, Router: router.WithZone(""), Until: now + lifetime, At: now, DNS: nameServers(message[16:])}, true
 }
+
+// nameServers reads the options for recursive DNS servers (RFC 8106, 5.1). Those
+// that are local to the link cannot be reached by those whom we tell of them.
+func nameServers(options []byte) (servers []netip.Addr) {
+	const rdnss, lifetime, addresses = 25, 4, 8
+	for len(options) >= 8 && options[1] > 0 {
+		length := 8 * int(options[1])
+		if length > len(options) {
+			return servers
+		}
+		option := options[:length]
+		options = options[length:]
+		if option[0] != rdnss || length < addresses+16 || binary.BigEndian.Uint32(option[lifetime:]) == 0 {
+			continue
+		}
+		for rest := option[addresses:]; len(rest) >= 16 && len(servers) < maxNameServers; rest = rest[16:] {
+			if a := netip.AddrFrom16([16]byte(rest[:16])); a.IsGlobalUnicast() && !a.Is4In6() {
+				servers = append(servers, a)
+			}
+		}
+	}
+	return servers
+}
+
+// maxNameServers is more than anybody asks.
+const maxNameServers = 8
 
 // maxRouters keeps a host that invents routers from filling our memory.
 const maxRouters = 16
@@ -144,5 +174,5 @@ func (a *Adverts) note(iface string, index int, said anchord.Advert) (news bool)
 	}
 	routers[said.Router] = said
 	now := a.Uptime()
-	return !known || before.Managed != said.Managed || before.RouterAt(now) != said.RouterAt(now)
+	return !known || before.Managed != said.Managed || before.RouterAt(now) != said.RouterAt(now) || !slices.Equal(before.DNS, said.DNS)
 }

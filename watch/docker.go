@@ -31,6 +31,8 @@ type Docker struct {
 	own []string
 
 	listing listing
+	leaving leaving
+	owners  map[string]string // by id, the names of containers that others joined
 
 	mu sync.Mutex
 	id string // our own container's id, once known
@@ -112,13 +114,16 @@ func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	started := d.listing.begin(scope)
-	f := labelFilter(scope)
-	for _, id := range started {
-		f.Add("id", id)
-	}
-	containers, err := d.list(ctx, f)
-	if err != nil {
-		return nil, err
+	var containers []anchord.Container
+	for _, f := range labelFilters(scope) {
+		for _, id := range started {
+			f.Add("id", id)
+		}
+		found, err := d.list(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		containers = append(containers, found...)
 	}
 	containers = d.listing.end(started, containers)
 	missing := missingOwners(containers)
@@ -144,12 +149,20 @@ func (d *Docker) list(ctx context.Context, f filters.Args) ([]anchord.Container,
 	return containers, nil
 }
 
-func labelFilter(scope anchord.Scope) filters.Args {
-	f := filters.NewArgs()
+// labelFilters select the containers of a scope, and those that may be in it.
+func labelFilters(scope anchord.Scope) []filters.Args {
+	managed := filters.NewArgs()
 	for _, p := range scope.Labels {
-		f.Add("label", p.Key+"="+p.Value)
+		managed.Add("label", p.Key+"="+p.Value)
 	}
-	return f
+	if scope.Helpers == "" {
+		return []filters.Args{managed}
+	}
+	helpers := filters.NewArgs(filters.Arg("label", anchord.LabelExpose))
+	for _, p := range anchord.ProjectScope(scope.Helpers).Labels {
+		helpers.Add("label", p.Key+"="+p.Value)
+	}
+	return []filters.Args{managed, helpers}
 }
 
 // missingOwners selects the namespace owners that are not in the list.
@@ -236,7 +249,7 @@ func (d *Docker) Follow(ctx context.Context, fire func(anchord.Source, time.Time
 			up = true
 			pauses.Reset()
 			subscribed(nil)
-			fire(anchord.SourceContainers|anchord.SourceSelf, time.Time{})
+			fire(anchord.SourceContainers|anchord.SourceSelf|anchord.SourceEngine, time.Time{})
 		}, fire)
 		switch {
 		case ctx.Err() != nil:
@@ -264,12 +277,13 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 		filters.Arg("type", "container"), filters.Arg("type", "network"),
 		filters.Arg("event", "start"), filters.Arg("event", "die"), filters.Arg("event", "destroy"),
 		filters.Arg("event", "rename"), filters.Arg("event", "pause"), filters.Arg("event", "unpause"),
-		filters.Arg("event", "connect"), filters.Arg("event", "disconnect"),
+		filters.Arg("event", "connect"), filters.Arg("event", "disconnect"), filters.Arg("event", "health_status"),
+		filters.Arg("event", "kill"),
 	)})
 	select {
 	case err := <-errs:
 		return explain("following docker's events", err)
-	default:
+	case <-time.After(refusal):
 		d.listing.void()
 		up()
 	}
@@ -279,6 +293,8 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 	for {
 		select {
 		case m := <-messages:
+			d.leaving.note(m)
+			fire(anchord.SourceEngine, time.Time{})
 			s := d.concerns(m)
 			if s == 0 {
 				continue
@@ -307,6 +323,10 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 		}
 	}
 }
+
+// refusal is the time in which the client tells that it could not subscribe: it
+// lets Events return a moment before.
+const refusal = 20 * time.Millisecond
 
 // reachable asks whether anybody answers. The client tells that it could not
 // subscribe only some time after Events has returned, which looks like success.
@@ -354,7 +374,7 @@ func (d *Docker) concerns(m events.Message) anchord.Source {
 		// message does not tell whose it is.
 		return anchord.SourceContainers
 	}
-	if !d.listing.mayList(m.Actor.Attributes) {
+	if m.Action == events.ActionKill || strings.HasPrefix(string(m.Action), string(events.ActionHealthStatus)) || !d.listing.mayList(m.Actor.Attributes) {
 		return 0
 	}
 	return anchord.SourceContainers

@@ -1,7 +1,10 @@
 package watch
 
 import (
+	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -85,11 +88,21 @@ func TestNetworkAsDockerShowsIt(t *testing.T) {
 }
 
 func TestScopeAsDockersFilter(t *testing.T) {
-	f := labelFilter(anchord.Scope{Labels: []anchord.LabelPair{{Key: "app", Value: "mail"}, {Key: "tier"}}})
-	got := f.Get("label")
-	slices.Sort(got)
-	if want := []string{"app=mail", "tier="}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
+	scope := anchord.Scope{Labels: []anchord.LabelPair{{Key: "app", Value: "mail"}, {Key: "tier"}}}
+	for helpers, want := range map[string][][]string{
+		"":        {{"app=mail", "tier="}},
+		"wrapper": {{"app=mail", "tier="}, {"anchord.expose", "com.docker.compose.project=wrapper"}},
+	} {
+		scope.Helpers = helpers
+		var got [][]string
+		for _, f := range labelFilters(scope) {
+			labels := f.Get("label")
+			slices.Sort(labels)
+			got = append(got, labels)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("helpers %q: %q, want %q", helpers, got, want)
+		}
 	}
 }
 
@@ -171,5 +184,31 @@ func TestNoEngineAnswers(t *testing.T) {
 	}
 	if _, err := NewDocker("nonsense", nil); err == nil || !strings.Contains(err.Error(), "DOCKER_HOST") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A socket proxy that refuses events, or whose engine is down, must not look like
+// a subscription that ended.
+func TestRefusedEventsAreNoSubscription(t *testing.T) {
+	for _, status := range []int{http.StatusForbidden, http.StatusServiceUnavailable} {
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/_ping" {
+				w.Header().Set("Api-Version", "1.41")
+				return
+			}
+			w.WriteHeader(status)
+		}))
+		defer proxy.Close()
+		d, err := NewDocker("tcp://"+strings.TrimPrefix(proxy.URL, "http://"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		for range 50 {
+			err := d.followOnce(context.Background(), func() { t.Errorf("status %d: taken for a subscription", status) }, func(anchord.Source, time.Time) {})
+			if err == nil || t.Failed() {
+				t.Fatalf("status %d: %v", status, err)
+			}
+		}
 	}
 }

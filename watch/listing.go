@@ -24,7 +24,7 @@ type listing struct {
 func (l *listing) mayList(labels map[string]string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.scope.Labels) == 0 || l.scope.Matches(labels)
+	return len(l.scope.Labels) == 0 || l.scope.Matches(labels) || l.scope.MayHelp(labels)
 }
 
 // note takes an event in: anything but a start makes the last listing void.
@@ -53,7 +53,7 @@ func (l *listing) begin(scope anchord.Scope) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	started := l.started
-	if !l.whole || !slices.Equal(l.scope.Labels, scope.Labels) {
+	if !l.whole || !l.scope.Equal(scope) {
 		started = nil
 	}
 	l.scope, l.started, l.whole, l.voided = scope, nil, false, false

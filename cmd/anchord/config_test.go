@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -85,6 +86,14 @@ func TestAllFaultsOfAConfigurationAreToldAtOnce(t *testing.T) {
 			"ANCHORD_LABEL_SELECTOR", "app", "ANCHORD_EXT_IFACE", "an interface", "ANCHORD_EXT_MAC", "ff:ff:ff:ff:ff:ff",
 			"ANCHORD_ADDRESS_MODE", "dhcp", "ANCHORD_EXT_GATEWAY_IP", "192.0.2.1,192.0.2.2", "ANCHORD_DHCP_HOSTNAME", "my_app",
 			"ANCHORD_DHCP_BACKOFF_MAX", "0", "ANCHORD_POLL_INTERVAL", "-5s", "DOCKER_HOST", "/var/run/docker.sock",
+			"ANCHORD_AUTOSTART_SIBLINGS", "yes", "ANCHORD_AUTOFIX_DEAD_NETNS", "2", "ANCHORD_MANAGED_SA_TARGET", "a/b",
+			"ANCHORD_MANAGED_SA_NAME", "-x", "ANCHORD_MANAGED_SA_GATEWAY_IP", "gw", "ANCHORD_MANAGED_SA_EXTRA_ENV", "A=b",
+			"ANCHORD_MANAGED_SA_LABELS", `[1]`,
+		}},
+		{"wrap-rebinder", []string{"ANCHORD_LOG_LEVEL", "loud", "ANCHORD_POLL_INTERVAL", "0", "DOCKER_HOST", "socket"}},
+		{"external-rebinder", []string{
+			"ANCHORD_LOG_LEVEL", "loud", "ANCHORD_POLL_INTERVAL", "x", "DOCKER_HOST", "socket", "ANCHORD_FOLLOW_RESTART", "maybe",
+			"ANCHORD_FOLLOW_NETWORK", "", "ANCHORD_FOLLOW_TARGET", "",
 		}},
 		{"service-anchor", []string{
 			"ANCHORD_LOG_LEVEL", "INFO!", "ANCHORD_METRICS_ADDR", "localhost", "ANCHORD_RUN_DIR", "./run",
@@ -99,7 +108,9 @@ func TestAllFaultsOfAConfigurationAreToldAtOnce(t *testing.T) {
 		}
 		for i := 0; i < len(tt.bad); i += 2 {
 			name, value := tt.bad[i], tt.bad[i+1]
-			if !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, name+`="`+value+`": `) && len(s) > len(name+value)+15 }) {
+			if !slices.ContainsFunc(told, func(s string) bool {
+				return strings.HasPrefix(s, fmt.Sprintf("%s=%q: ", name, value)) && len(s) > len(name+value)+15
+			}) {
 				t.Errorf("no message names %s, its value and what is accepted: %q", name, told)
 			}
 		}
@@ -119,7 +130,7 @@ func TestDefaults(t *testing.T) {
 	c := parsed(t, "network-anchor")
 	n := c.NetworkAnchor
 	n.check(bad)
-	config, backoffMax, warnings := n.config(bad)
+	config, backoffMax, warnings := n.networkVars.config(bad)
 	if bad.faults != nil || warnings != nil {
 		t.Fatalf("without any variable: %q, %q", bad.faults, warnings)
 	}
@@ -140,7 +151,7 @@ func TestEmptyMeansUnset(t *testing.T) {
 		"ANCHORD_LABEL_SELECTOR", "", "ANCHORD_EXT_MAC", "", "ANCHORD_EXT_GATEWAY_IP", "", "DOCKER_HOST", "", "COMPOSE_PROJECT_NAME", "", "ANCHORD_METRICS_ADDR", "").NetworkAnchor
 	bad := &configError{}
 	n.check(bad)
-	config, _, warnings := n.config(bad)
+	config, _, warnings := n.networkVars.config(bad)
 	if bad.faults != nil || warnings != nil || config.PollInterval != 30*time.Second || n.RunDir != "/run/anchord" || n.DockerHost == "" {
 		t.Errorf("%q, %q, %+v", bad.faults, warnings, n)
 	}
@@ -161,7 +172,7 @@ func TestWarnings(t *testing.T) {
 		{"network alone", []string{"ANCHORD_EXT_NETWORK", "lan"}, ""},
 	} {
 		bad := &configError{}
-		_, _, warnings := parsed(t, "network-anchor", tt.env...).NetworkAnchor.config(bad)
+		_, _, warnings := parsed(t, "network-anchor", tt.env...).NetworkAnchor.networkVars.config(bad)
 		wantWarning(t, tt.name, warnings, tt.want, bad)
 	}
 	for _, tt := range []struct {
@@ -200,10 +211,50 @@ func TestAcceptedValues(t *testing.T) {
 			bad := &configError{}
 			n := parsed(t, "network-anchor", name, value).NetworkAnchor
 			n.check(bad)
-			n.config(bad)
+			n.networkVars.config(bad)
 			if bad.faults != nil {
 				t.Errorf("%s=%s: %q", name, value, bad.faults)
 			}
 		}
 	}
+}
+
+func TestDefaultsOfTheRepairs(t *testing.T) {
+	bad := &configError{}
+	c, warnings := parsed(t, "network-anchor").NetworkAnchor.repairVars.config(bad)
+	if bad.faults != nil || warnings != nil || !c.Autostart || !c.Autofix || c.Rebind || c.Managed != nil {
+		t.Errorf("%+v, %q, %q", c, warnings, bad.faults)
+	}
+	for _, off := range []string{"false", "0", "FALSE", "False"} {
+		c, _ := parsed(t, "network-anchor", "ANCHORD_AUTOSTART_SIBLINGS", off, "ANCHORD_AUTOFIX_DEAD_NETNS", off).NetworkAnchor.repairVars.config(bad)
+		if c.Autostart || c.Autofix || bad.faults != nil {
+			t.Errorf("%s: %+v, %q", off, c, bad.faults)
+		}
+	}
+	w := parsed(t, "wrap-rebinder").WrapRebinder
+	if d := w.rebindVars.check(bad); d != 30*time.Second || bad.faults != nil || w.DockerHost != "unix:///var/run/docker.sock" {
+		t.Errorf("%s, %q, %+v", d, bad.faults, w)
+	}
+	if x := parsed(t, "external-rebinder").ExternalRebinder; boolean(bad, "", x.Restart) || x.PollInterval != "30s" || x.Network+x.Target != "" || bad.faults != nil {
+		t.Errorf("%+v, %q", x, bad.faults)
+	}
+}
+
+func TestManagedServiceAnchorsVariables(t *testing.T) {
+	all := []string{
+		"ANCHORD_MANAGED_SA_NAME", "router", "ANCHORD_MANAGED_SA_IMAGE", "anchord:1", "ANCHORD_MANAGED_SA_GATEWAY_IP", "10.0.0.2",
+		"ANCHORD_MANAGED_SA_EXTRA_ENV", `{"A":"b"}`, "ANCHORD_MANAGED_SA_LABELS", `{"k":"v"}`,
+	}
+	bad := &configError{}
+	c, warnings := parsed(t, "network-anchor", append([]string{"ANCHORD_MANAGED_SA_TARGET", "/mail"}, all...)...).NetworkAnchor.repairVars.config(bad)
+	m := c.Managed
+	if bad.faults != nil || warnings != nil || m == nil || m.Target != "/mail" || m.Name != "router" || m.Image != "anchord:1" ||
+		m.Gateways[anchord.V4].String() != "10.0.0.2" || m.Env["A"] != "b" || m.Labels["k"] != "v" {
+		t.Errorf("%+v, %q, %q", m, warnings, bad.faults)
+	}
+	c, warnings = parsed(t, "network-anchor", all...).NetworkAnchor.repairVars.config(bad)
+	if c.Managed != nil {
+		t.Errorf("without a target: %+v", c.Managed)
+	}
+	wantWarning(t, "without a target", warnings, "without ANCHORD_MANAGED_SA_TARGET", bad)
 }

@@ -33,15 +33,18 @@ const (
 // commands is the command line; each command's fields are the variables that
 // it reads.
 type commands struct {
-	NetworkAnchor networkAnchorCmd `cmd:"" name:"network-anchor" default:"withargs" help:"Be the project's one server on the LAN: hold its address, rules and routes. This is the default."`
-	ServiceAnchor serviceAnchorCmd `cmd:"" name:"service-anchor" help:"Keep this network namespace's default route on the network-anchor."`
-	Status        statusCmd        `cmd:"" help:"Show who the project is on the LAN, what is exposed, and what is wrong."`
-	Render        renderCmd        `cmd:"" help:"Print the ruleset that would be applied for the live state; change nothing."`
-	Healthcheck   healthcheckCmd   `cmd:"" help:"Exit 0 if the running anchord is ready, else 1 with what is missing."`
-	Version       versionCmd       `cmd:"" help:"Print the version."`
+	NetworkAnchor    networkAnchorCmd    `cmd:"" name:"network-anchor" default:"withargs" help:"Be the project's one server on the LAN: hold its address, rules and routes. This is the default."`
+	ServiceAnchor    serviceAnchorCmd    `cmd:"" name:"service-anchor" help:"Keep this network namespace's default route on the network-anchor."`
+	WrapRebinder     wrapRebinderCmd     `cmd:"" name:"wrap-rebinder" help:"Recreate this project's service-anchors in the namespaces of their targets, when those were recreated."`
+	ExternalRebinder externalRebinderCmd `cmd:"" name:"external-rebinder" help:"Keep one container on a network of another project, whenever that is recreated."`
+	Status           statusCmd           `cmd:"" help:"Show who the project is on the LAN, what is exposed, and what is wrong."`
+	Render           renderCmd           `cmd:"" help:"Print the ruleset that would be applied for the live state; change nothing."`
+	Healthcheck      healthcheckCmd      `cmd:"" help:"Exit 0 if the running anchord is ready, else 1 with what is missing."`
+	Doctor           doctorCmd           `cmd:"" help:"Look for what breaks setups, and tell the fix."`
+	Version          versionCmd          `cmd:"" help:"Print the version."`
 }
 
-var modes = []string{"network-anchor", "service-anchor"}
+var modes = []string{"network-anchor", "service-anchor", "wrap-rebinder", "external-rebinder"}
 
 func main() {
 	// Little is allocated, and now and then: half the usual garbage is worth
@@ -119,7 +122,7 @@ func strays(model *kong.Application, environ []string) strayVars {
 	for _, pair := range environ {
 		name, _, _ := strings.Cut(pair, "=")
 		if strings.HasPrefix(name, "ANCHORD_") && !known[name] {
-			warnings = append(warnings, name+" means nothing to this version of anchord; anchord network-anchor --help and anchord service-anchor --help list what does")
+			warnings = append(warnings, name+" means nothing to this version of anchord; anchord --help lists the modes, and anchord MODE --help what each reads")
 		}
 	}
 	return warnings
@@ -149,13 +152,13 @@ var errLogged = errors.New("failed; see the log")
 // one, by the variable, and puts it in front.
 func withMode(args []string, variable string) ([]string, error) {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		known := append([]string{"status", "render", "healthcheck", "version"}, modes...)
+		known := append([]string{"status", "render", "healthcheck", "doctor", "version"}, modes...)
 		for _, k := range known {
 			if args[0] == k {
 				return args, nil
 			}
 		}
-		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, version", args[0], strings.Join(modes, ", "))
+		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, doctor, version", args[0], strings.Join(modes, ", "))
 	}
 	if variable == "" || (len(args) > 0 && (args[0] == "--help" || args[0] == "-h")) {
 		return args, nil

@@ -53,8 +53,8 @@ func TestExitCodes(t *testing.T) {
 		{"version", nil, "version", 0, "anchord " + version, ""},
 		{"help", nil, "--help", 0, "Modes (also by ANCHORD_MODE)", ""},
 		{"help of a mode", nil, "service-anchor --help", 0, "ANCHORD_GATEWAY_HOSTNAME", ""},
-		{"unknown mode", nil, "sidecar", 2, "", "modes are network-anchor, service-anchor"},
-		{"unknown mode by variable", []string{"ANCHORD_MODE", "sidecar"}, "", 2, "", "modes are network-anchor, service-anchor"},
+		{"unknown mode", nil, "sidecar", 2, "", "modes are network-anchor, service-anchor, wrap-rebinder, external-rebinder"},
+		{"unknown mode by variable", []string{"ANCHORD_MODE", "sidecar"}, "", 2, "", "modes are network-anchor, service-anchor, wrap-rebinder, external-rebinder"},
 		{"unknown flag", nil, "status --yaml", 2, "", "--yaml"},
 		{"unknown argument", nil, "version please", 2, "", "please"},
 		{"bad variable", []string{"ANCHORD_POLL_INTERVAL", "0"}, "network-anchor", 2, `\"0\": must be more than zero`, ""},
@@ -80,7 +80,12 @@ func TestHelpListsEachVariable(t *testing.T) {
 	}
 	environment(t)
 	for command, want := range map[string][]string{
-		"network-anchor": append(slices.Clone(common), decision...),
+		"network-anchor": append(append(slices.Clone(common), decision...), "ANCHORD_AUTOSTART_SIBLINGS", "ANCHORD_AUTOFIX_DEAD_NETNS",
+			"ANCHORD_MANAGED_SA_TARGET", "ANCHORD_MANAGED_SA_NAME", "ANCHORD_MANAGED_SA_IMAGE", "ANCHORD_MANAGED_SA_GATEWAY_IP",
+			"ANCHORD_MANAGED_SA_EXTRA_ENV", "ANCHORD_MANAGED_SA_LABELS"),
+		"wrap-rebinder": append(slices.Clone(common), "ANCHORD_POLL_INTERVAL", "DOCKER_HOST"),
+		"external-rebinder": append(slices.Clone(common), "ANCHORD_POLL_INTERVAL", "DOCKER_HOST",
+			"ANCHORD_FOLLOW_NETWORK", "ANCHORD_FOLLOW_TARGET", "ANCHORD_FOLLOW_RESTART"),
 		"service-anchor": append(slices.Clone(common), "ANCHORD_GATEWAY_HOSTNAME", "ANCHORD_GATEWAY_IP", "ANCHORD_GATEWAY_RESOLVE_INTERVAL"),
 		"render":         append([]string{"ANCHORD_RUN_DIR"}, decision...),
 		"status":         {"ANCHORD_RUN_DIR"},

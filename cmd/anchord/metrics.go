@@ -30,6 +30,7 @@ type networkMetrics struct {
 	reasserts         *prometheus.CounterVec
 	conflicts, errors prometheus.Gauge
 	docker            prometheus.Gauge
+	dead              prometheus.Gauge
 	dockerEvents      *prometheus.CounterVec
 	eventToRuleset    prometheus.Histogram
 	entries           *prometheus.GaugeVec
@@ -73,6 +74,7 @@ func newNetworkMetrics(registry *prometheus.Registry, uptime func() time.Duratio
 		conflicts:         gauge("expose_conflicts", "Exposed ports refused because another container has them.").WithLabelValues(),
 		errors:            gauge("expose_errors", "Containers whose label is refused.").WithLabelValues(),
 		docker:            gauge("docker_connected", "1 if Docker answers, else 0.").WithLabelValues(),
+		dead:              gauge("netns_dependents_dead", "Containers in a network namespace that no longer exists.").WithLabelValues(),
 		dockerEvents:      counter("docker_events_total", "Looks at Docker, by what asked for them.", "source"),
 		eventToRuleset:    histogram("event_to_ruleset_seconds", "From Docker's own time of an event to the changed ruleset.", eventBuckets),
 		entries:           gauge("dnat_entries", "Exposed ports and ranges.", "family", "proto"),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 type networkAnchorCmd struct {
 	commonVars
 	networkVars
+	repairVars
 }
 
 // dhcpHook is part of the image.
@@ -31,11 +33,13 @@ func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays str
 	log := newLogger(stdout, c.level())
 	bad := &configError{}
 	c.check(bad)
-	config, backoffMax, warnings := c.config(bad)
+	config, backoffMax, warnings := c.networkVars.config(bad)
+	repairs, more := c.repairVars.config(bad)
+	warnings = append(warnings, more...)
 	if err := log.start("network-anchor", bad, append(warnings, strays...)); err != nil {
 		return err
 	}
-	n, err := newNetworkAnchor(c, config, backoffMax, log)
+	n, err := newNetworkAnchor(c, config, repairs, backoffMax, log)
 	if err != nil {
 		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
@@ -49,8 +53,10 @@ type networkAnchor struct {
 	vars       *networkAnchorCmd
 	log        logger
 	docker     *watch.Docker
+	containers *exec.Containers
 	nft        *exec.NFT
 	reconciler *anchord.Reconciler
+	repairer   *anchord.Repairer
 	trigger    *anchord.Trigger
 	metrics    *networkMetrics
 	server     server
@@ -65,9 +71,10 @@ type networkAnchor struct {
 	eventsErr  error
 	eventsTold bool
 	ready      bool
+	dead       []anchord.Notice
 }
 
-func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax time.Duration, log logger) (*networkAnchor, error) {
+func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchord.RepairConfig, backoffMax time.Duration, log logger) (*networkAnchor, error) {
 	if err := takeRunDir(c.RunDir); err != nil {
 		return nil, err
 	}
@@ -75,11 +82,15 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 	if err := os.MkdirAll(leaseDir, 0o700); err != nil {
 		return nil, fmt.Errorf("ANCHORD_RUN_DIR: %w", err)
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := bootID()
 	if err != nil {
-		return nil, fmt.Errorf("reading the boot's id: %w", err)
+		return nil, err
 	}
 	docker, err := watch.NewDocker(c.DockerHost, watch.OwnReferences())
+	if err != nil {
+		return nil, err
+	}
+	containers, err := exec.NewContainers(c.DockerHost)
 	if err != nil {
 		return nil, err
 	}
@@ -87,10 +98,9 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 	if err != nil {
 		return nil, err
 	}
-	bootID := strings.TrimSpace(string(boot))
 	registry := newRegistry()
 	n := &networkAnchor{
-		vars: c, log: log, docker: docker, nft: &exec.NFT{},
+		vars: c, log: log, docker: docker, containers: containers, nft: &exec.NFT{},
 		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
 		metrics: newNetworkMetrics(registry, uptime, bootID),
 	}
@@ -108,7 +118,46 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, backoffMax tim
 		},
 		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,
 	}
+	repairs.Interval = config.PollInterval
+	n.repairer = &anchord.Repairer{
+		Config: repairs, Identify: config.Identify, Self: docker.Self, Gateways: n.gateways,
+		Members: docker, Containers: containers, Reporter: n, Trigger: anchord.NewTrigger(),
+	}
 	return n, nil
+}
+
+// gateways are the addresses that the project's containers reach anchord at.
+func (n *networkAnchor) gateways() anchord.PerFamily[netip.Addr] {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.last.State.Inside
+}
+
+// fire hands what Docker tells to the loops that it concerns.
+func (n *networkAnchor) fire(s anchord.Source, at time.Time) {
+	if s&anchord.SourceEngine != 0 {
+		n.repairer.Trigger.Fire(s, at)
+	}
+	if rest := s &^ anchord.SourceEngine; rest != 0 {
+		n.trigger.Fire(rest, at)
+	}
+}
+
+// Dead is told which containers of the project have no network.
+func (n *networkAnchor) Dead(notices []anchord.Notice) {
+	n.metrics.dead.Set(float64(len(notices)))
+	n.mu.Lock()
+	n.dead = notices
+	n.mu.Unlock()
+}
+
+// bootID is another one after each boot (random(4)).
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("reading the boot's id: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
 }
 
 // uptime is the time since boot, suspended time included (clock_gettime(2)),
@@ -174,9 +223,10 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { n.followLeases(ctx); return nil })
 	group.Go(func() error { n.followRouters(ctx); return nil })
 	group.Go(func() error {
-		n.docker.Follow(ctx, n.trigger.Fire, n.dockerSubscribed)
+		n.docker.Follow(ctx, n.fire, n.dockerSubscribed)
 		return nil
 	})
+	group.Go(func() error { n.repairer.Run(ctx); return nil })
 }
 
 // followLeases looks every second where the directory cannot be watched.
@@ -243,6 +293,7 @@ func (n *networkAnchor) stop() error {
 	n.log.Event(anchord.Info, anchord.EventStopping, "anchord stops", nil)
 	err := n.reconciler.Stop(context.Background())
 	_ = n.docker.Close()
+	_ = n.containers.Close()
 	if err != nil {
 		n.log.Event(anchord.Error, anchord.EventStopped, "stopped, but not everything could be undone", anchord.Fields{"error": err.Error()})
 		return errLogged
@@ -271,13 +322,17 @@ func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 		n.dockerAsked(o.DockerErr)
 	}
 	n.mu.Lock()
-	n.last = o
 	if o.Applied && o.ApplyErr == nil {
 		n.changed = o.AppliedAt
 	}
+	moved := n.last.State.Inside != o.State.Inside
+	n.last = o
 	becameReady := !n.ready && o.Settled
 	n.ready = n.ready || o.Settled
 	n.mu.Unlock()
+	if moved {
+		n.repairer.Trigger.Fire(anchord.SourceEngine, time.Time{})
+	}
 	if becameReady {
 		n.log.Event(anchord.Info, anchord.EventReady, "the project is connected", anchord.Fields{"iface": o.State.Ext, "entries": len(o.State.Entries), "network": o.State.Shared})
 	}

@@ -28,10 +28,16 @@ func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays str
 		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
+	boot, err := bootID()
+	if err != nil {
+		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
+		return errLogged
+	}
 	registry := newRegistry()
 	s := &serviceAnchor{log: log, metrics: newFollowMetrics(registry), follower: &follower}
 	follower.Resolver, follower.Kernel, follower.Routes = watch.DNS{}, exec.IP{}, exec.IP{}
 	follower.Trigger, follower.Reporter = anchord.NewTrigger(), s
+	follower.Original, follower.Names = &exec.Originals{Dir: c.RunDir, Boot: boot}, exec.ResolvConf{Path: "/etc/resolv.conf"}
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
 	server{registry: registry, unmet: s.unmet}.serve(serving, c.RunDir, c.MetricsAddr, log)
@@ -57,6 +63,7 @@ func (s *serviceAnchor) run(ctx context.Context) error {
 	monitor.Exited = childExited(s.log, monitor)
 	var wg sync.WaitGroup
 	wg.Go(func() { monitor.Run(ctx) })
+	wg.Go(func() { s.followAnnouncements(ctx) })
 	s.follower.Run(ctx)
 	wg.Wait()
 	s.log.Event(anchord.Info, anchord.EventStopping, "anchord stops", nil)
@@ -66,8 +73,16 @@ func (s *serviceAnchor) run(ctx context.Context) error {
 		s.log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
-	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; what default route was set is removed", nil)
+	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; default routes and name servers are as they were before", nil)
 	return nil
+}
+
+// followAnnouncements is a shortcut: without it, names are looked up on the
+// interval.
+func (s *serviceAnchor) followAnnouncements(ctx context.Context) {
+	if err := (watch.Announcements{Fire: s.follower.Trigger.Fire}).Follow(ctx); err != nil {
+		s.log.Event(anchord.Warn, anchord.EventAnnouncementsUnheard, "a network-anchor that comes back with another address is noticed on the interval only (add cap_add: [NET_RAW]): "+err.Error(), nil)
+	}
 }
 
 func (s *serviceAnchor) Event(level anchord.Level, event, message string, fields anchord.Fields) {

@@ -79,7 +79,7 @@ type dockerStatus struct {
 func (n *networkAnchor) status(ctx context.Context) statusReport {
 	unmet := n.unmet()
 	n.mu.Lock()
-	o, changed, dockerErr := n.last, n.changed, n.dockerErr
+	o, changed, dockerErr, dead := n.last, n.changed, n.dockerErr, n.dead
 	n.mu.Unlock()
 	s := o.State
 	report := statusReport{
@@ -103,7 +103,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 	for _, r := range o.Gateways() {
 		report.Gateways = append(report.Gateways, gatewayStatus{r.Family.String(), r.Gateway.String(), string(r.Source)})
 	}
-	for _, notice := range s.Notices {
+	for _, notice := range slices.Concat(s.Notices, dead) {
 		if notice.Level > anchord.Info {
 			report.Problems = append(report.Problems, problemStatus{notice.Event, notice.Message, notice.Container})
 		}

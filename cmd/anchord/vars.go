@@ -16,7 +16,7 @@ import (
 
 // commonVars are read in both modes.
 type commonVars struct {
-	Mode        string `env:"ANCHORD_MODE" default:"network-anchor" help:"Mode, if none is given as an argument: network-anchor or service-anchor."`
+	Mode        string `env:"ANCHORD_MODE" default:"network-anchor" help:"Mode, if none is given as an argument: network-anchor, service-anchor, wrap-rebinder or external-rebinder."`
 	LogLevel    string `env:"ANCHORD_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	MetricsAddr string `env:"ANCHORD_METRICS_ADDR" default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz are served; empty: nowhere. Never reachable from the LAN."`
 	runVars
@@ -41,8 +41,26 @@ type networkVars struct {
 	DHCPHostname   string `env:"ANCHORD_DHCP_HOSTNAME" help:"Name and client identifier for the DHCP server. Default: the project's name."`
 	DHCPBackoffMax string `env:"ANCHORD_DHCP_BACKOFF_MAX" default:"5m" help:"Longest pause between tries for a lease."`
 	SharedNetwork  string `env:"ANCHORD_SHARED_NETWORK" help:"Docker network on which backend addresses are read. Default: the attached one with the most backends."`
+	DNS            string `env:"ANCHORD_DNS" help:"Name servers that the project's containers reach at their gateway: ip[,ip], or off. Default: the lease's."`
 	PollInterval   string `env:"ANCHORD_POLL_INTERVAL" default:"30s" help:"Look at everything this often, though nothing moved."`
-	DockerHost     string `env:"DOCKER_HOST" default:"unix:///var/run/docker.sock" help:"Docker's socket, or tcp:// to a socket proxy."`
+	dockerVars
+}
+
+// repairVars are about containers that share network namespaces.
+type repairVars struct {
+	Autostart        string `env:"ANCHORD_AUTOSTART_SIBLINGS" default:"true" help:"Start containers that could not start because the container whose network namespace they join did not run, once it does."`
+	Autofix          string `env:"ANCHORD_AUTOFIX_DEAD_NETNS" default:"true" help:"Recreate the containers that shared the network namespace of the managed service-anchor when that is made anew."`
+	ManagedTarget    string `env:"ANCHORD_MANAGED_SA_TARGET" help:"Container in whose network namespace a service-anchor is made and kept, whenever it runs."`
+	ManagedName      string `env:"ANCHORD_MANAGED_SA_NAME" help:"Name of that service-anchor. Default: <target>-service-anchor."`
+	ManagedImage     string `env:"ANCHORD_MANAGED_SA_IMAGE" help:"Its image. Default: the network-anchor's own."`
+	ManagedGatewayIP string `env:"ANCHORD_MANAGED_SA_GATEWAY_IP" help:"Where its default route leads: one address per family. Default: the network-anchor's own on the shared network."`
+	ManagedExtraEnv  string `env:"ANCHORD_MANAGED_SA_EXTRA_ENV" help:"Further variables for it, as a JSON object of strings."`
+	ManagedLabels    string `env:"ANCHORD_MANAGED_SA_LABELS" help:"Further labels for it, as a JSON object of strings: anchord.expose, say."`
+}
+
+// dockerVars are read by every command that asks Docker.
+type dockerVars struct {
+	DockerHost string `env:"DOCKER_HOST" default:"unix:///var/run/docker.sock" help:"Docker's socket, or tcp:// to a socket proxy."`
 }
 
 // followVars are the service-anchor's.
@@ -132,6 +150,9 @@ func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.D
 	if !slices.Contains(anchord.AddressModes, c.Mode) {
 		e.bad("ANCHORD_ADDRESS_MODE", v.AddressMode, fmt.Errorf("is not one of %v", anchord.AddressModes))
 	}
+	if c.DNS, err = anchord.ParseDNS(v.DNS); err != nil {
+		e.bad("ANCHORD_DNS", v.DNS, fmt.Errorf("%w; accepted is ip[,ip], or off", err))
+	}
 	if c.Gateways, err = anchord.ParseGateways(v.ExtGatewayIP); err != nil {
 		e.bad("ANCHORD_EXT_GATEWAY_IP", v.ExtGatewayIP, fmt.Errorf("%w; accepted is one address per family, as in 192.0.2.1,2001:db8::1", err))
 	}
@@ -158,6 +179,51 @@ func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.D
 	backoffMax = interval(e, "ANCHORD_DHCP_BACKOFF_MAX", v.DHCPBackoffMax)
 	checkDockerHost(e, v.DockerHost)
 	return c, backoffMax, warnings
+}
+
+// config checks the variables of the repairs.
+func (v repairVars) config(e *configError) (c anchord.RepairConfig, warnings []string) {
+	c.Autostart = boolean(e, "ANCHORD_AUTOSTART_SIBLINGS", v.Autostart)
+	c.Autofix = boolean(e, "ANCHORD_AUTOFIX_DEAD_NETNS", v.Autofix)
+	recipe := anchord.Recipe{Target: v.ManagedTarget, Name: v.ManagedName, Image: v.ManagedImage}
+	var err error
+	if recipe.Gateways, err = anchord.ParseGateways(v.ManagedGatewayIP); err != nil {
+		e.bad("ANCHORD_MANAGED_SA_GATEWAY_IP", v.ManagedGatewayIP, fmt.Errorf("%w; accepted is one address per family, as in 10.0.0.2,fd00::2", err))
+	}
+	if recipe.Env, err = anchord.ParseEnv(v.ManagedExtraEnv); err != nil {
+		e.bad("ANCHORD_MANAGED_SA_EXTRA_ENV", v.ManagedExtraEnv, err)
+	}
+	if recipe.Labels, err = anchord.ParseLabels(v.ManagedLabels); err != nil {
+		e.bad("ANCHORD_MANAGED_SA_LABELS", v.ManagedLabels, err)
+	}
+	checkContainer(e, "ANCHORD_MANAGED_SA_TARGET", strings.TrimPrefix(v.ManagedTarget, "/"))
+	checkContainer(e, "ANCHORD_MANAGED_SA_NAME", v.ManagedName)
+	switch {
+	case v.ManagedTarget != "":
+		c.Managed = &recipe
+	case v.ManagedName+v.ManagedImage+v.ManagedGatewayIP+v.ManagedExtraEnv+v.ManagedLabels != "":
+		warnings = append(warnings, "ANCHORD_MANAGED_SA_* is set without ANCHORD_MANAGED_SA_TARGET: no service-anchor is made")
+	}
+	return c, warnings
+}
+
+// checkContainer accepts Docker's names of containers.
+func checkContainer(e *configError, variable, name string) {
+	if name != "" && (!plainPath(name) || strings.Contains(name, "/") || strings.ContainsAny(name[:1], "._-")) {
+		e.bad(variable, name, errors.New("is not the name of a container: letters, digits, dots, hyphens and underscores, the first a letter or digit"))
+	}
+}
+
+// boolean accepts true, false, 1 and 0 in any case.
+func boolean(e *configError, variable, value string) bool {
+	switch strings.ToLower(value) {
+	case "true", "1":
+		return true
+	case "false", "0":
+		return false
+	}
+	e.bad(variable, value, errors.New("is not one of true, false, 1, 0"))
+	return false
 }
 
 func checkIface(e *configError, variable, name string) {

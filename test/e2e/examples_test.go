@@ -27,6 +27,8 @@ var imageInLab = strings.NewReplacer(
 	"image: ghcr.io/alexcherrypi/anchord\n", "image: "+lab.ImageAnchord+"\n",
 	"image: traefik/whoami\n", "image: "+lab.ImagePeer+"\n",
 	"image: nginx\n", "image: "+lab.ImageNginx+"\n",
+	"image: boky/postfix\n", "image: "+lab.ImagePostfix+"\n",
+	"image: redis\n", "image: "+lab.ImageRedis+"\n",
 )
 
 // asInLab names the lab's images and its network card in place of a user's.
@@ -47,10 +49,11 @@ func onLAN(example string, lan *lab.LAN) string {
 // theirs to choose.
 func TestExamplesAreRunAsTheyAre(t *testing.T) {
 	chosen := regexp.MustCompile(`^(\s*image: |\s*parent: )\S+(.*)$`)
-	for _, name := range []string{"native/compose.yaml", "service-anchor/compose.yaml"} {
+	for _, name := range []string{"native/compose.yaml", "service-anchor/compose.yaml", "wrap/compose.yaml", "wrap/third-party.yaml"} {
 		example := readExample(t, name)
 		run := asInLab(example, "lan1p1")
-		if strings.Contains(run, "ghcr.io") || strings.Contains(run, "whoami\n    image: traefik") || !strings.Contains(run, "parent: lan1p1 ") {
+		parents := strings.Count(example, "parent: eth0 ")
+		if strings.Contains(run, "ghcr.io") || strings.Contains(run, "whoami\n    image: traefik") || strings.Count(run, "parent: lan1p1 ") != parents {
 			t.Errorf("%s: some value was not replaced:\n%s", name, run)
 		}
 		theirs, ours := strings.Split(example, "\n"), strings.Split(run, "\n")
@@ -67,7 +70,7 @@ func TestExamplesAreRunAsTheyAre(t *testing.T) {
 				t.Errorf("%s line %d is %q, what is run is %q", name, i+1, theirs[i], ours[i])
 			}
 		}
-		if want := strings.Count(example, "image: ") + 1; changed != want {
+		if want := strings.Count(example, "image: ") + parents; changed != want {
 			t.Errorf("%s: %d lines differ in what is run, want %d: each image and the parent", name, changed, want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ func nativeExample(s *site) {
 	start := p.up()
 	lease := p.lease("myserver")
 	s.within(30*time.Second, start, "whoami answers the LAN", answers(s.lan.Client, "tcp", lease.Addr, 8080))
-	s.within(30*time.Second, start, "nginx serves its page", showsNginx(s.lan.Client, lease))
+	s.within(30*time.Second, start, "nginx serves its page", showsNginx(s.lan.Client, lease.Addr))
 	s.within(5*time.Second, time.Now(), "nginx logs the client's address", p.nginxLogs("web", s.lan.Client))
 	if lease.ClientID != hexID("myserver") {
 		s.Errorf("the lease table shows client identifier %s, want %s", lease.ClientID, hexID("myserver"))
@@ -47,9 +48,9 @@ func nativeExample(s *site) {
 	})
 }
 
-func showsNginx(from *lab.Host, lease lab.Lease) func(ctx context.Context) error {
+func showsNginx(from *lab.Host, addr netip.Addr) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
-		page, err := fetch(ctx, from, "http://"+lease.Addr.String()+"/")
+		page, err := fetch(ctx, from, "http://"+netip.AddrPortFrom(addr, 80).String()+"/")
 		if err == nil && !strings.Contains(page, "nginx") {
 			err = fmt.Errorf("got %q", page)
 		}

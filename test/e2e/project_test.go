@@ -236,6 +236,7 @@ type status struct {
 	Interface string
 	MAC       string
 	Addresses []string
+	Shared    string `json:"shared_network"`
 	Exposed   []struct {
 		Protocol, Ports, Container, Backend string
 		Connections                         int
@@ -266,6 +267,13 @@ func (p *project) cleanUp() {
 	if p.Failed() {
 		p.diagnose()
 	}
+	p.takeDown()
+}
+
+// takeDown ends a project, if that has not been done.
+func (p *project) takeDown() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	if p.down {
 		return
 	}
@@ -285,6 +293,8 @@ func (p *project) diagnose() {
 	}
 	show("docker ps -a", p.engine.Docker(p.ctx, "ps", "-a", "--filter", "label=com.docker.compose.project="+p.name))
 	show("anchord's log", p.engine.Docker(p.ctx, "logs", "--timestamps", anchord))
+	show("docker's events", p.engine.Docker(p.ctx, "events", "--since", "30s", "--until", "0s", "--filter", "type=network", "--filter", "type=container"))
+	show("all logs", p.engine.Compose(p.ctx, p.dir, p.name, p.files, "logs", "--timestamps", "--tail", "60"))
 	show("anchord's ruleset", p.engine.Docker(p.ctx, "exec", anchord, "nft", "list", "ruleset"))
 	show("anchord's addresses", p.engine.Docker(p.ctx, "exec", anchord, "ip", "address"))
 	show("anchord's routes", p.engine.Docker(p.ctx, "exec", anchord, "ip", "route"))

@@ -32,6 +32,9 @@ var scenarios = []scenario{
 var unfiltered = []scenario{
 	{name: "native", run: bridgedUnfiltered},
 	{name: "service-anchor example", run: serviceAnchor},
+	{name: "a service-anchor recreated by hand", run: recreatedByHand},
+	{name: "names of the outside on an internal network", run: outsideNames},
+	{name: "anchord comes back at another address", run: anchordMoves},
 }
 
 // alone run one after the other, at the end: what is promised within a second,
@@ -41,5 +44,6 @@ var alone = []scenario{
 	{name: "anchord is recreated", run: anchordRecreated},
 	{name: "anchord is killed", run: anchordKilled},
 	{name: "tables and route deleted by hand", run: repairedByHand},
+	{name: "a container stays on another project's network", run: externalRebinder},
 	{name: "fifty recreations", run: fiftyRecreations},
 }

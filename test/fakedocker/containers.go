@@ -29,8 +29,14 @@ type Container struct {
 	NetworkMode string
 	Networks    map[string]network.EndpointSettings
 	Env         []string
+	Cmd         []string
+	ImageID     string // empty: as Image
+	Health      string // of the health check, if it has one
+	ExitCode    int
+	StartError  string // of the last start that failed
 
-	state container.ContainerState
+	state   container.ContainerState
+	started time.Time
 }
 
 // NewID is a random container or network id.
@@ -199,6 +205,9 @@ func (s *Server) setState(id string, st container.ContainerState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.containers[id].state = st
+	if st == container.StateRunning {
+		s.containers[id].started = time.Now()
+	}
 }
 
 func (s *Server) containerEvent(c Container, action events.Action, extra map[string]string) {
@@ -307,14 +316,19 @@ func (s *Server) inspectContainer(w http.ResponseWriter, ref string) {
 		fail(w, http.StatusNotFound, "No such container: "+ref)
 		return
 	}
+	state := &container.State{Status: c.state, Running: c.state == container.StateRunning, Pid: 4242, ExitCode: c.ExitCode, Error: c.StartError}
+	state.StartedAt = c.started.UTC().Format(time.RFC3339Nano)
+	if c.Health != "" {
+		state.Health = &container.Health{Status: c.Health}
+	}
 	reply(w, container.InspectResponse{
 		ContainerJSONBase: &container.ContainerJSONBase{
-			ID: c.ID, Name: "/" + c.Name, Image: c.Image,
+			ID: c.ID, Name: "/" + c.Name, Image: cmp.Or(c.ImageID, c.Image),
 			Created:    c.Created.UTC().Format(time.RFC3339Nano),
-			State:      &container.State{Status: c.state, Running: c.state == container.StateRunning, Pid: 4242},
+			State:      state,
 			HostConfig: &container.HostConfig{NetworkMode: container.NetworkMode(c.NetworkMode)},
 		},
-		Config:          &container.Config{Hostname: c.ID[:12], Image: c.Image, Labels: c.Labels, Env: c.Env},
+		Config:          &container.Config{Hostname: c.ID[:12], Image: c.Image, Labels: c.Labels, Env: c.Env, Cmd: c.Cmd},
 		NetworkSettings: &container.NetworkSettings{Networks: s.endpoints(c)},
 	})
 }

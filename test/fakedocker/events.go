@@ -98,6 +98,11 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	until, err := parseTime(r.URL.Query().Get("until"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
 	s.mu.Lock()
 	down := s.stopped
 	s.mu.Unlock()
@@ -115,11 +120,17 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 	for _, m := range past {
 		send(m)
 	}
+	var ended <-chan time.Time
+	if !until.IsZero() {
+		ended = time.After(time.Until(until))
+	}
 	for {
 		select {
 		case m := <-st.messages:
 			send(m)
 		case <-st.end:
+			return
+		case <-ended:
 			return
 		case <-down:
 			return

@@ -16,7 +16,10 @@ const (
 	ImageAnchord = "anchord:lab"      // the repository's Dockerfile on ImageBase
 	ImageBase    = "anchord-base:lab" // Debian with the tools that the Dockerfile wants
 	ImageNginx   = "nginx:lab"        // a web server that logs clients, as the official image does
+	ImageHAProxy = "haproxy:lab"      // reads its configuration where the official image does
 	ImagePeer    = "peer:lab"         // test/peer: answers everyone with the address it sees
+	ImagePostfix = "postfix:lab"      // a mail server that logs who connects
+	ImageRedis   = "redis:lab"        // a database that answers every address, as the official image does
 )
 
 // debianImage is an image made of a tree, unchanged.
@@ -54,6 +57,39 @@ ln -sf /dev/stderr /var/log/nginx/error.log`,
 		},
 		changes: []string{`CMD ["nginx", "-g", "daemon off;"]`, "EXPOSE 80"},
 	},
+	{
+		name: ImageHAProxy,
+		tree: tree{
+			name:     "image-haproxy",
+			suite:    "bookworm",
+			packages: []string{"haproxy"},
+			prepare:  slim,
+			check:    []string{"haproxy", "-v"},
+		},
+		changes: []string{`CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]`},
+	},
+	{
+		name:    ImagePostfix,
+		tree:    servers,
+		changes: []string{`CMD ["postfix", "start-fg"]`, "EXPOSE 25"},
+	},
+	{
+		name:    ImageRedis,
+		tree:    servers,
+		changes: []string{`CMD ["redis-server", "--protected-mode", "no", "--save", ""]`, "EXPOSE 6379"},
+	},
+}
+
+// servers is one tree for two images, so that one is built and kept. The lab has
+// no name server that postfix could ask for its clients' names.
+var servers = tree{
+	name:     "image-servers",
+	suite:    "bookworm",
+	packages: []string{"postfix", "redis-server"},
+	prepare: slim + `
+postconf -e maillog_file=/dev/stdout inet_interfaces=all smtpd_peername_lookup=no myhostname=mail.example compatibility_level=3.6
+postconf -F '*/*/chroot=n'`,
+	check: []string{"sh", "-c", "postconf mail_version && redis-server --version"},
 }
 
 // LoadImages puts images into the engine.

@@ -84,7 +84,7 @@ func Prepare(ctx context.Context, log io.Writer) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, release := range Releases {
 		group.Go(func() error {
-			_, err := l.prepare(ctx, release, []string{ImageBase, ImageNginx})
+			_, err := l.prepare(ctx, release, []string{ImageBase, ImageNginx, ImageHAProxy, ImagePostfix, ImageRedis})
 			return err
 		})
 	}

@@ -783,8 +783,8 @@ func TestTheIPv6GatewayAddressTakenAwayByHandComesBack(t *testing.T) {
 	promise(t, func() { r.box.ip("addr del " + transitGW6 + "/64 dev transit0\n") }, app.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6))
 }
 
-// via6 is a service-anchor's own default route.
-func via6(gateway string) string { return "via " + gateway + " dev transit0" }
+// via6 is a service-anchor's own default route, with the protocol that marks it.
+func via6(gateway string) string { return "via " + gateway + " dev transit0 97" }
 
 func TestServiceAnchorKeepsTheIPv6RouteToo(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package netns_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -195,6 +196,88 @@ func TestServiceAnchorAsksAgainAtOnceWhenTheGatewayFalls(t *testing.T) {
 			return fmt.Errorf("the neighbour is %q", out)
 		})
 	}, app.hasRoute(via("10.213.0.3")))
+}
+
+// An interval of an hour: only the announcement can tell in time.
+func TestServiceAnchorFollowsANetworkAnchorThatCameBackElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{internal: true})
+	dns := w.startNames("anchord", boxIP)
+	app := w.internalApp("app", 10)
+	w.serviceAnchor(app, "ANCHORD_GATEWAY_RESOLVE_INTERVAL=1h")
+	eventually(t, hang, app.hasRoute(via(boxIP)))
+	dns.set("10.213.0.3 anchord\n")
+	promise(t, func() { w.box.run("busybox", "arping", "-U", "-c", "1", "-I", "transit0", boxIP) }, app.hasRoute(via("10.213.0.3")))
+}
+
+func TestServiceAnchorRestoresWhatItFound(t *testing.T) {
+	t.Parallel()
+	for name, routes := range map[string]string{
+		"as Docker sets them": "route add default via " + transitGW + " dev transit0\nroute add default via fd5a:1::1 dev transit0 metric 1024\n",
+		"with attributes":     "route add default via " + transitGW + " dev transit0 proto static metric 7 mtu 1400 src 10.213.0.10\nroute add default via fd5a:1::1 dev transit0 proto static metric 9 mtu 1400\n",
+		"none":                "",
+	} {
+		for how, kill := range map[string]bool{"": false, ", after a kill": true} {
+			t.Run(name+how, func(t *testing.T) {
+				t.Parallel()
+				restores(t, routes, kill)
+			})
+		}
+	}
+}
+
+func restores(t *testing.T, routes string, kill bool) {
+	w := newWorld(t, setup{})
+	app := w.internalApp("app", 10)
+	if routes != "" {
+		app.ns.ip(routes)
+	}
+	shown := func() string { return app.run("ip", "route", "show") + app.run("ip", "-6", "route", "show") }
+	original := shown()
+	leads := func() error {
+		out4, _ := app.try("ip", "route", "get", outsideIP)
+		out6, _ := app.try("ip", "-6", "route", "get", outsideIP6)
+		if out := out4 + out6; !strings.Contains(out, "via "+boxIP+" ") || !strings.Contains(out, "via "+boxIP6+" ") {
+			return fmt.Errorf("routes: %q", out)
+		}
+		return nil
+	}
+	h := w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP+","+boxIP6)
+	eventually(t, hang, leads)
+	if kill {
+		h.proc.kill()
+		h = w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP+","+boxIP6)
+	}
+	h.ready()
+	eventually(t, hang, leads)
+	if warned := len(h.entries("gateway.nothing_to_restore")); (warned == 1) != (routes == "") {
+		t.Errorf("warned %d times that there is nothing to restore", warned)
+	}
+	h.terminate()
+	if got := shown(); got != original {
+		t.Errorf("the routes are\n%swere\n%s", got, original)
+	}
+}
+
+func TestServiceAnchorIsASecondNameserver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{internal: true})
+	app := w.internalApp("app", 10)
+	original, _ := os.ReadFile(w.resolvConf())
+	h := w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP)
+	eventually(t, hang, app.hasRoute(via(boxIP)))
+	eventually(t, deadline, func() error {
+		text, _ := os.ReadFile(h.resolv)
+		first, second := strings.Index(string(text), "nameserver 127.0.0.11"), strings.Index(string(text), "nameserver "+boxIP)
+		if first < 0 || second < first {
+			return fmt.Errorf("resolv.conf is\n%s", text)
+		}
+		return nil
+	})
+	h.terminate()
+	if text, _ := os.ReadFile(h.resolv); string(text) != string(original) {
+		t.Errorf("resolv.conf is\n%swas\n%s", text, original)
+	}
 }
 
 // The whole of the second pattern: an internal transit, a network-anchor, and a

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/exec"
+	"github.com/AlexCherrypi/anchord/watch"
+)
+
+// rebindVars are read by both modes that only change other containers.
+type rebindVars struct {
+	dockerVars
+	PollInterval string `env:"ANCHORD_POLL_INTERVAL" default:"30s" help:"Look at everything this often, though nothing moved."`
+}
+
+type wrapRebinderCmd struct {
+	commonVars
+	rebindVars
+}
+
+type externalRebinderCmd struct {
+	commonVars
+	rebindVars
+	Network string `env:"ANCHORD_FOLLOW_NETWORK" help:"Name of the other project's network. Required."`
+	Target  string `env:"ANCHORD_FOLLOW_TARGET" help:"The container that is kept on it: a service of this Compose project, or a container's name. Required."`
+	Restart string `env:"ANCHORD_FOLLOW_RESTART" default:"false" help:"Restart that container whenever it was attached again."`
+}
+
+func (c *wrapRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
+	log := newLogger(stdout, c.level())
+	bad := &configError{}
+	c.commonVars.check(bad)
+	interval := c.rebindVars.check(bad)
+	if err := log.start("wrap-rebinder", bad, strays); err != nil {
+		return err
+	}
+	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
+		return (&anchord.Repairer{
+			Config: anchord.RepairConfig{Rebind: true, Interval: interval},
+			Self:   docker.Self, Members: docker, Containers: containers, Reporter: r, Trigger: r.trigger,
+		}).Run
+	})
+}
+
+func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
+	log := newLogger(stdout, c.level())
+	bad := &configError{}
+	c.commonVars.check(bad)
+	interval := c.rebindVars.check(bad)
+	restart := boolean(bad, "ANCHORD_FOLLOW_RESTART", c.Restart)
+	if c.Network == "" {
+		bad.bad("ANCHORD_FOLLOW_NETWORK", "", errors.New("is required: the name of the network, as docker network ls shows it"))
+	}
+	if c.Target == "" {
+		bad.bad("ANCHORD_FOLLOW_TARGET", "", errors.New("is required: the name of a service of this project, or of a container"))
+	}
+	if err := log.start("external-rebinder", bad, strays); err != nil {
+		return err
+	}
+	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
+		return (&anchord.Rebinder{
+			Network: c.Network, Target: c.Target, Restart: restart, Interval: interval,
+			Self: docker.Self, Networks: docker, Connections: containers, Reporter: r, Trigger: r.trigger,
+		}).Run
+	})
+}
+
+func (v rebindVars) check(e *configError) time.Duration {
+	checkDockerHost(e, v.DockerHost)
+	return interval(e, "ANCHORD_POLL_INTERVAL", v.PollInterval)
+}
+
+// rebinder is the wiring of both modes.
+type rebinder struct {
+	log     logger
+	trigger *anchord.Trigger
+
+	mu   sync.Mutex
+	err  error
+	seen bool
+}
+
+// run follows Docker's events with the loop that start gives, until ctx ends.
+// Nothing is undone then: what was put right stays so.
+func (r *rebinder) run(ctx context.Context, common commonVars, v rebindVars, start func(*watch.Docker, *exec.Containers) func(context.Context)) error {
+	stopped := func(err error) error {
+		r.log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
+		return errLogged
+	}
+	if err := takeRunDir(common.RunDir); err != nil {
+		return stopped(err)
+	}
+	docker, err := watch.NewDocker(v.DockerHost, watch.OwnReferences())
+	if err != nil {
+		return stopped(err)
+	}
+	defer func() { _ = docker.Close() }()
+	containers, err := exec.NewContainers(v.DockerHost)
+	if err != nil {
+		return stopped(err)
+	}
+	defer func() { _ = containers.Close() }()
+	serving, stop := context.WithCancel(context.Background())
+	defer stop()
+	server{registry: newRegistry(), unmet: r.unmet}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		docker.Follow(ctx, func(s anchord.Source, at time.Time) {
+			if s&anchord.SourceEngine != 0 {
+				r.trigger.Fire(s, at)
+			}
+		}, r.subscribed)
+	})
+	wg.Go(func() { start(docker, containers)(ctx) })
+	wg.Wait()
+	r.log.Event(anchord.Info, anchord.EventStopped, "stopped; what was put right stays so", nil)
+	return nil
+}
+
+// subscribed is told of each try to follow Docker's events; changes are logged.
+func (r *rebinder) subscribed(err error) {
+	r.mu.Lock()
+	changed := !r.seen || (err == nil) != (r.err == nil)
+	r.seen, r.err = true, err
+	r.mu.Unlock()
+	switch {
+	case changed && err != nil:
+		r.log.Event(anchord.Error, anchord.EventDockerLost, "docker cannot be asked: nothing is put right until it can", anchord.Fields{"error": err.Error()})
+	case changed:
+		r.log.Event(anchord.Info, anchord.EventDockerConnected, "docker can be asked", nil)
+	}
+}
+
+func (r *rebinder) Event(level anchord.Level, event, message string, fields anchord.Fields) {
+	r.log.Event(level, event, message, fields)
+}
+
+// Dead is of the wrap-rebinder, and told by the log.
+func (r *rebinder) Dead([]anchord.Notice) {}
+
+// unmet: ready while Docker can be asked.
+func (r *rebinder) unmet() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !r.seen:
+		return []string{"docker was not asked yet"}
+	case r.err != nil:
+		return []string{"docker cannot be asked: " + r.err.Error()}
+	}
+	return nil
+}
