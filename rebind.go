@@ -74,6 +74,7 @@ type Rebinder struct {
 	began   time.Time // of the moving
 	failed  episode
 	retry   time.Duration
+	owed    bool   // a restart of the guest
 	waits   string // what is waited for, as told last
 }
 
@@ -170,7 +171,7 @@ func (r *Rebinder) decide(ctx context.Context, guest *Guest, m Meeting, now time
 	switch {
 	case on && len(others) > 0:
 		r.waits = ""
-		return r.Interval, nil
+		return r.Interval, r.restart(ctx, *guest)
 	case on && guest.Running:
 		return r.Interval, r.leave(ctx, *guest, m)
 	case len(others) == 0:
@@ -244,13 +245,22 @@ func (r *Rebinder) join(ctx context.Context, guest Guest, m Meeting) (time.Durat
 	}
 	r.waits = ""
 	r.Reporter.Event(Info, EventFollowJoined, "the container is on the network again", r.fields(guest))
-	if r.Restart && guest.Running {
-		if err := r.Connections.Restart(ctx, guest.ID); err != nil {
-			return 0, err
-		}
-		r.Reporter.Event(Info, EventFollowRestarted, "the container was restarted, as ANCHORD_FOLLOW_RESTART asks for", r.fields(guest))
+	r.owed = r.Restart && guest.Running
+	return r.Interval, r.restart(ctx, guest)
+}
+
+// restart restarts a guest that was attached, if that is asked for, until it
+// worked.
+func (r *Rebinder) restart(ctx context.Context, guest Guest) error {
+	if !r.owed {
+		return nil
 	}
-	return r.Interval, nil
+	if err := r.Connections.Restart(ctx, guest.ID); err != nil {
+		return err
+	}
+	r.owed = false
+	r.Reporter.Event(Info, EventFollowRestarted, "the container was restarted, as ANCHORD_FOLLOW_RESTART asks for", r.fields(guest))
+	return nil
 }
 
 func (r *Rebinder) fields(guest Guest) Fields {

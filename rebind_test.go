@@ -215,6 +215,25 @@ func TestACollisionIsTriedAgain(t *testing.T) {
 	}, "x")
 }
 
+func TestARestartThatFailedIsTriedAgain(t *testing.T) {
+	meet(t, func(t *testing.T, c *company) {
+		c.Rebinder.Restart = true
+		c.change(func() { c.guest.Places, c.fails["restart"] = nil, errBroken })
+		after(3500 * time.Millisecond)
+		c.change(func() { delete(c.fails, "restart") })
+		after(time.Minute)
+		var restarts []string
+		for _, did := range c.acts() {
+			if _, what, _ := strings.Cut(did, " "); strings.HasPrefix(what, "restart") {
+				restarts = append(restarts, what)
+			}
+		}
+		if n := len(restarts); n < 2 || n > 4 || slices.Index(restarts, "restart") != n-1 {
+			t.Errorf("restarts: %q, want some that fail, and then one", restarts)
+		}
+	}, "x")
+}
+
 func TestTheGuestIsRestartedIfAskedFor(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		meet(t, func(t *testing.T, c *company) {

@@ -15,7 +15,7 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	if node == nil || len(ctx.Args) == 0 || strings.HasPrefix(ctx.Args[0], "-") {
 		return printOverview(ctx)
 	}
-	fmt.Fprintf(ctx.Stdout, "Usage: anchord %s\n\n%s\n", node.Name, node.Help)
+	fmt.Fprintf(ctx.Stdout, "Usage: %s\n\n%s\n", node.FullPath(), node.Help)
 	var flags, variables []*kong.Flag
 	for _, f := range node.Flags {
 		switch {

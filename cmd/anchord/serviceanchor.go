@@ -73,7 +73,7 @@ func (s *serviceAnchor) run(ctx context.Context) error {
 		s.log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
-	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; default routes and name servers are as they were before", nil)
+	s.log.Event(anchord.Info, anchord.EventStopped, "stopped; its default route and name server are gone, and what it found at its start is back", nil)
 	return nil
 }
 
