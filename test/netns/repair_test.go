@@ -270,7 +270,14 @@ func TestTheDockerSocketIsGoneForAWhile(t *testing.T) {
 	if err := long.echo(); err != nil {
 		t.Error(err)
 	}
-	// And events work again.
+	// And events work again, as soon as they are followed again: it was by its own
+	// next try that anchord saw what had come.
+	eventually(t, hang, func() error {
+		if r.docker.Streams() == 0 {
+			return fmt.Errorf("no event stream")
+		}
+		return nil
+	})
 	promise(t, func() { r.docker.Remove(late.id) }, r.client.refused("tcp", r.addr(81)))
 }
 
