@@ -399,6 +399,8 @@ func wrappedStartedEarly(s *site) {
 	since := time.Now()
 	w.wrapped.compose("start", "web")
 	s.within(10*time.Second, w.wrapped.started("web"), "web answers", showsNginx(s.lan.Client, addr))
+	// Whoever else would mend it has seen it by then: a thing that does not happen
+	// can only be given time.
 	time.Sleep(2 * time.Second)
 	if made := w.made("web-anchor", since); len(made) > 0 {
 		s.Errorf("the service-anchor was to be started, and it was made anew: %q", made)
