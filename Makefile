@@ -11,7 +11,10 @@ BASE_IMAGE ?=
 
 GOTEST      = go test -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
-UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script
+UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script ./test/told/...
+
+# Where `make test` has its suites note the events that they see logged.
+EVENTS_SEEN = $(CURDIR)/.events-seen
 
 .PHONY: help
 help: ## List what there is
@@ -26,7 +29,10 @@ demo-down: ## Remove what `make demo KEEP=1` left up
 	go run ./test/demo -down
 
 .PHONY: test
-test: deps unit netns e2e ## All tests: unit, netns and e2e
+test: ## All tests: unit, netns and e2e; and that together they have seen every event
+	rm -f '$(EVENTS_SEEN)'
+	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit netns e2e
+	go run ./test/told/untold '$(EVENTS_SEEN)'
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
@@ -47,6 +53,10 @@ bench: deps ## Measure latency, loss, throughput and idle cost
 .PHONY: golden
 golden: ## Write the golden files anew
 	go test ./templates ./cmd/anchord -update
+
+.PHONY: docs
+docs: ## Write the tables in docs/ anew that are made from the code
+	go test . ./cmd/anchord -run TestDocs -update
 
 .PHONY: build
 build: ## Build bin/anchord
