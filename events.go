@@ -95,7 +95,7 @@ var EventGroups = []EventGroup{
 	{"Life", []EventInfo{
 		{EventStarting, at(Info), "started, with mode and version", ""},
 		{EventReady, at(Info), "rules are in, Docker and the LAN interface are known", ""},
-		{EventStopping, at(Info, Warn, Error), "a step of the stop; warning: it could not be done; error: why it stops by itself", "on a warning, nothing: the namespace goes with the container"},
+		{EventStopping, at(Info, Warn), "a step of the stop; warning: it could not be done", "on a warning, nothing: the namespace goes with the container"},
 		{EventStopped, at(Info, Error), "the end; error: it could not start, or not everything could be undone", "read `msg`"},
 		{EventConfigInvalid, at(Error), "a variable is wrong; exit code 2", "`msg` names the variable and what is accepted"},
 		{EventConfigWarning, at(Warn), "valid, but surely not meant: two settings, one of which wins, or a variable that anchord does not know", "remove one, or look for the typing error"},

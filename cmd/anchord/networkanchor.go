@@ -193,7 +193,7 @@ func (n *networkAnchor) run(ctx context.Context) error {
 		return &configError{faults: []string{err.Error()}, logged: true}
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		n.log.Event(anchord.Error, anchord.EventStopping, err.Error(), nil)
+		n.log.Event(anchord.Error, anchord.EventReconcileFailed, err.Error(), nil)
 		_ = n.stop()
 		return errLogged
 	}
