@@ -195,9 +195,15 @@ type leaseCollector struct {
 	boot   string
 }
 
-var leaseDesc = prometheus.NewDesc("anchord_dhcp_lease_remaining_seconds", "Seconds until the lease ends, computed when scraped; never negative, absent without a lease and with one that never ends.", []string{"family"}, nil)
+var (
+	leaseRemaining = prometheus.NewDesc("anchord_dhcp_lease_remaining_seconds", "Seconds until the lease ends, computed when scraped; never negative, absent without a lease and with one that never ends.", []string{"family"}, nil)
+	leaseDuration  = prometheus.NewDesc("anchord_dhcp_lease_duration_seconds", "Seconds for which the lease was given, or renewed the last time; absent as `anchord_dhcp_lease_remaining_seconds`.", []string{"family"}, nil)
+)
 
-func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) { ch <- leaseDesc }
+func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- leaseRemaining
+	ch <- leaseDuration
+}
 
 func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	c.m.mu.Lock()
@@ -205,7 +211,8 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	c.m.mu.Unlock()
 	for _, f := range anchord.Families {
 		if lease := leases[f]; lease.ValidAt(c.uptime(), c.boot) && !lease.Infinite() {
-			ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, lease.Remaining(c.uptime()).Seconds(), f.String())
+			ch <- prometheus.MustNewConstMetric(leaseRemaining, prometheus.GaugeValue, lease.Remaining(c.uptime()).Seconds(), f.String())
+			ch <- prometheus.MustNewConstMetric(leaseDuration, prometheus.GaugeValue, lease.Duration.Seconds(), f.String())
 		}
 	}
 }

@@ -132,7 +132,13 @@ func TestRemainingLease(t *testing.T) {
 		now = tt.now
 		m.reconciled(anchord.Outcome{State: anchord.State{Leases: anchord.PerFamily[anchord.Lease]{tt.lease}}})
 		t.Run(tt.name, func(t *testing.T) {
-			wantSeries(t, gathered(t, registry), map[string]float64{`anchord_dhcp_lease_remaining_seconds{family="v4"}`: tt.want})
+			duration := -1.0
+			if tt.want >= 0 {
+				duration = 3600
+			}
+			wantSeries(t, gathered(t, registry), map[string]float64{
+				`anchord_dhcp_lease_remaining_seconds{family="v4"}`: tt.want, `anchord_dhcp_lease_duration_seconds{family="v4"}`: duration,
+			})
 		})
 	}
 }
