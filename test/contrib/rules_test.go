@@ -6,6 +6,7 @@ package contrib_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -95,12 +96,14 @@ func TestEveryAlertIsSeenToFire(t *testing.T) {
 	}
 }
 
+// overrides is the metric of overriding templates, whose alert is ready.
+const overrides = "anchord_template_override_refused"
+
 // metrics are the names in docs/metrics.md, which is made from the live
 // registries.
 func metrics(t *testing.T) []string {
 	t.Helper()
-	// Its mode's documentation is where overriding templates are.
-	names := []string{"anchord_template_override_refused"}
+	names := []string{overrides}
 	for _, m := range regexp.MustCompile("(?m)^\\| `(anchord_\\w+)").FindAllStringSubmatch(text(t, "docs/metrics.md"), -1) {
 		names = append(names, m[1])
 	}
@@ -122,5 +125,28 @@ func wantMetrics(t *testing.T, where, expr string) {
 func TestAlertsAreMadeOfMetricsThatThereAre(t *testing.T) {
 	for _, r := range rules(t, "contrib/prometheus/alerts.yml") {
 		wantMetrics(t, r.Alert, r.Expr)
+	}
+}
+
+// The configurations of Prometheus in docs/monitoring.md are such as it takes.
+func TestDocumentedScrapingIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(text(t, "docs/monitoring.md"), -1)
+	checked := 0
+	for _, block := range blocks {
+		if !strings.Contains(block[1], "scrape_configs:") {
+			continue
+		}
+		checked++
+		path := filepath.Join(dir, "prometheus.yml")
+		for name, content := range map[string]string{path: block[1], filepath.Join(dir, "alerts.yml"): text(t, "contrib/prometheus/alerts.yml")} {
+			if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		promtool(t, "check", "config", path)
+	}
+	if checked != 2 {
+		t.Errorf("docs/monitoring.md has %d configurations of Prometheus", checked)
 	}
 }

@@ -19,7 +19,7 @@ const (
 	column, unit = 60, 30
 	gap          = 4
 	left, right  = 52, 14
-	top, bottom  = 34, 76
+	top, bottom  = 34, 66
 	legendLine   = 16
 	letter       = 6.1 // width of one, at the legend's size
 )

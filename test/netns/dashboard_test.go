@@ -55,13 +55,14 @@ func (w *world) prometheus(targets map[string]string) *dashboard.Prometheus {
 // real network-anchor and a real service-anchor.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, setup{internal: true})
-	w.startDHCPD("198.51.100.77", 40*time.Second)
+	w := newWorld(t, setup{})
+	server := w.startDHCPD("198.51.100.77", 40*time.Second)
 	web := w.backend("web", 10, "tcp/80")
 	web.serveTCP("web", ":80")
-	w.anchord("ANCHORD_METRICS_ADDR=:9090", "ANCHORD_POLL_INTERVAL=10s").ready().leased()
+	w.anchord("ANCHORD_METRICS_ADDR=:9090", "ANCHORD_POLL_INTERVAL=10s", "ANCHORD_DHCP_BACKOFF_MAX=10s").ready().leased()
+	dns := w.startNames("anchord", boxIP)
 	app := w.internalApp("app", 12)
-	w.serviceAnchor(app, "ANCHORD_GATEWAY_IP="+boxIP, "ANCHORD_METRICS_ADDR=:9090").ready()
+	w.serviceAnchor(app, "ANCHORD_GATEWAY_RESOLVE_INTERVAL=5s", "ANCHORD_METRICS_ADDR=:9090").ready()
 	d, err := dashboard.Load("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -83,10 +84,10 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	if *pictureFile != "" {
-		w.busy(web, *pictureTime)
+		w.busy(*pictureTime, web, server, dns)
 	}
 	var svg bytes.Buffer
-	if err := d.Draw(&svg, p, start, time.Now(), "15s"); err != nil {
+	if err := d.Draw(&svg, p, start, time.Now(), "20s"); err != nil {
 		t.Fatal(err)
 	}
 	if err := wellFormed(svg.Bytes()); err != nil || !strings.Contains(svg.String(), ">shop<") {
@@ -110,26 +111,30 @@ func wellFormed(text []byte) error {
 	}
 }
 
-// busy is some minutes in the life of a project, for the picture: containers
-// come and go, somebody deletes the default route and anchord's rules, and the
-// engine is restarted.
-func (w *world) busy(web *backend, length time.Duration) {
+// busy is some minutes in the life of a project, for the picture.
+func (w *world) busy(length time.Duration, web *backend, server *dhcpd, dns *names) {
 	w.t.Helper()
 	course := []func(){
 		func() { w.backend("mail", 20, "tcp/25, tcp/143, tcp/993") },
-		func() { w.docker.Restart(web.id) },
-		func() { w.box.try("ip", "route", "delete", "default") }, //nolint:errcheck // whatever is there
+		func() { // a client's connection leads to what is no more
+			w.client.session("198.51.100.77:80")
+			w.docker.Restart(web.id)
+		},
+		func() { w.box.run("ip", "route", "delete", "default") },
 		func() { w.backend("rival", 21, "tcp/80") },
+		func() { server.change(func(d *dhcpd) { d.silent = true }) },
 		func() { w.docker.Down() },
 		func() {
 			if err := w.docker.Up(); err != nil {
 				w.t.Error(err)
 			}
 		},
+		func() { server.change(func(d *dhcpd) { d.silent = false }) },
 		func() { w.box.run("nft", "delete", "table", "ip", "anchord_v4") },
 		func() { w.backend("dns", 22, "udp/53, tcp/53") },
+		func() { dns.set("10.213.0.3 anchord\n") },
+		func() { dns.set(boxIP + " anchord\n") },
 		func() { w.docker.Remove(project + "-rival-1") },
-		func() { w.docker.Restart(project + "-mail-1") },
 	}
 	tick := time.NewTicker(length / time.Duration(len(course)+1))
 	defer tick.Stop()

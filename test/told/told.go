@@ -37,14 +37,25 @@ func Log(text string) error {
 
 // Event notes that an event was logged; an error means that it must not be.
 func Event(level, name string) error {
+	if level == "" {
+		return fmt.Errorf("%s is logged without a level", name)
+	}
+	if err := Listed(level, name); err != nil {
+		return err
+	}
+	return write(level + " " + name + "\n")
+}
+
+// Listed says whether the list has an event, with this level if one is given.
+func Listed(level, name string) error {
 	info, ok := anchord.LookUpEvent(name)
 	if !ok {
 		return fmt.Errorf("%q is not in anchord.EventGroups", name)
 	}
-	if !slices.ContainsFunc(info.Levels, func(l anchord.Level) bool { return l.String() == level }) {
+	if level != "" && !slices.ContainsFunc(info.Levels, func(l anchord.Level) bool { return l.String() == level }) {
 		return fmt.Errorf("%s is logged as %s, which anchord.EventGroups does not say", name, level)
 	}
-	return write(level + " " + name + "\n")
+	return nil
 }
 
 // Must is Event for a recorder that has no test to fail.
