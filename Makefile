@@ -9,7 +9,8 @@ LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 IMAGE      ?= anchord:dev
 BASE_IMAGE ?=
 
-GOTEST      = go test -count=1
+# What failed stands at the end of the output, whole.
+GOTEST      = go tool gotestsum --format $(1) -- -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script
 
@@ -30,15 +31,15 @@ test: deps unit netns e2e ## All tests: unit, netns and e2e
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
-	$(GOTEST) -timeout 10m $(UNIT)
+	$(call GOTEST,pkgname) -timeout 10m $(UNIT)
 
 .PHONY: netns
 netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Docker
-	$(GOTEST) -timeout 15m ./test/netns
+	$(call GOTEST,pkgname) -timeout 15m ./test/netns
 
 .PHONY: e2e
 e2e: deps ## Tests with real engines (20.10 and 28)
-	$(GOTEST) -v -p 1 -timeout 60m ./test/lab ./test/e2e
+	$(call GOTEST,standard-verbose) -p 1 -timeout 60m ./test/lab ./test/e2e
 
 .PHONY: bench
 bench: deps ## Measure latency, loss, throughput and idle cost
