@@ -2,10 +2,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-
 IMAGE      ?= anchord:dev
 BASE_IMAGE ?=
 
@@ -27,11 +23,15 @@ demo-down: ## Remove what `make demo KEEP=1` left up
 	go run ./test/demo -down
 
 .PHONY: test
-test: deps unit netns e2e ## All tests: unit, netns and e2e
+test: deps unit release-test netns e2e ## All tests
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
 	$(call GOTEST,pkgname) -timeout 10m $(UNIT)
+
+.PHONY: release-test
+release-test: ## A release is made twice: the same bytes, static, stamped
+	$(call GOTEST,pkgname) -timeout 15m ./test/release
 
 .PHONY: netns
 netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Docker
@@ -51,7 +51,12 @@ golden: ## Write the golden files anew
 
 .PHONY: build
 build: ## Build bin/anchord
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/anchord ./cmd/anchord
+	scripts/build bin/anchord
+
+.PHONY: release
+release: ## Build what a release consists of, for all platforms, in dist/
+	rm -rf dist
+	scripts/release dist
 
 .PHONY: image
 image: ## Build the image into docker's current host (IMAGE=name:tag BASE_IMAGE=…)
