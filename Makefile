@@ -8,7 +8,10 @@ BASE_IMAGE ?=
 # What failed stands at the end of the output, whole.
 GOTEST      = go tool gotestsum --format $(1) -- -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
-UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script
+UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script ./test/told/...
+
+# Where `make test` has its suites note the events that they see logged.
+EVENTS_SEEN = $(CURDIR)/.events-seen
 
 .PHONY: help
 help: ## List what there is
@@ -23,7 +26,10 @@ demo-down: ## Remove what `make demo KEEP=1` left up
 	go run ./test/demo -down
 
 .PHONY: test
-test: deps unit release-test netns e2e ## All tests
+test: ## All tests, and that together they have seen every event
+	rm -f '$(EVENTS_SEEN)'
+	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit release-test netns e2e
+	go run ./test/told/untold '$(EVENTS_SEEN)'
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
@@ -48,6 +54,10 @@ bench: deps ## Measure latency, loss, throughput and idle cost
 .PHONY: golden
 golden: ## Write the golden files anew
 	go test ./templates ./cmd/anchord -update
+
+.PHONY: docs
+docs: ## Write the tables in docs/ anew that are made from the code
+	go test . ./cmd/anchord -run TestDocs -update
 
 .PHONY: build
 build: ## Build bin/anchord

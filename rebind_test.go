@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 // company is a Rebinder whose network and guest are in memory.
@@ -112,6 +113,7 @@ func (c *company) Restart(context.Context, string) error {
 }
 
 func (c *company) Event(l anchord.Level, event, message string, _ anchord.Fields) {
+	told.Must(l, event)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.told = append(c.told, event+" "+message)

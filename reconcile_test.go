@@ -472,6 +472,54 @@ func TestNoticesAreToldWhenTheyAppearAndWhenTheyGo(t *testing.T) {
 	}
 }
 
+func TestTroubleWithNetworksIsTold(t *testing.T) {
+	for event, change := range map[string]func(*world){
+		"warn " + anchord.EventTransitMissing: func(w *world) { w.Links = w.Links[:1] },
+		"error " + anchord.EventSubnetClash:   func(w *world) { w.lease("10.213.0.77/16", "10.213.255.1") },
+		"info " + anchord.EventSharedPicked: func(w *world) {
+			w.Self.Endpoints, w.Self.Networks = w.Self.Endpoints[:1], w.Self.Networks[:1]
+			w.attach(bridge("shop_other", "10.214.0.0/24"), "other0", "02:42:aa:00:00:03", "10.214.0.2/24")
+			w.Containers = nil
+			w.run("web", "tcp/80", "shop_other=10.214.0.5")
+		},
+	} {
+		t.Run(event, func(t *testing.T) {
+			g := working(t)
+			level, name, _ := strings.Cut(event, " ")
+			change(g.w)
+			g.look(t, anchord.SourceAll)
+			if told := g.told(name); len(told) != 1 || !strings.HasPrefix(told[0], level) {
+				t.Errorf("told %q", told)
+			}
+		})
+	}
+}
+
+func TestRoutersThatCannotBeAskedAreNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := leased()
+		g.look(t, anchord.SourceAll)
+		g.fails["solicit"] = errBroken
+		g.w.v6()
+		g.look(t, anchord.SourceAll)
+		synctest.Wait()
+		if told := g.told(anchord.EventSolicitFailed); len(told) != 1 || !strings.HasPrefix(told[0], "warn ") || g.last().Err != nil {
+			t.Errorf("told %q, and %v", told, g.last().Err)
+		}
+	})
+}
+
+func TestFlowsThatCannotBeEndedAreNoFailure(t *testing.T) {
+	g := leased()
+	g.look(t, anchord.SourceAll)
+	g.fails["end"] = errBroken
+	g.w.lease("192.0.2.78/24", "192.0.2.1")
+	g.look(t, anchord.SourceAll)
+	if told := g.told(anchord.EventReconcileFailed); len(told) == 0 || !strings.HasPrefix(told[0], "warn ") || g.last().Err != nil {
+		t.Errorf("told %q, and %v", told, g.last().Err)
+	}
+}
+
 func TestStopUndoesInOrder(t *testing.T) {
 	g := working(t)
 	if err := g.Stop(t.Context()); err != nil {

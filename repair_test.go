@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 // neighbourhood is what a plan looks at, in the making. Its network-anchor is of
@@ -555,6 +556,7 @@ func (m *mender) name(id string) string {
 }
 
 func (m *mender) Event(l anchord.Level, event, message string, f anchord.Fields) {
+	told.Must(l, event)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.events = append(m.events, fmt.Sprintf("%s %s %v: %s", [...]string{"debug", "info", "warn", "error"}[l], event, f["container"], message))

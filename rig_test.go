@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 // rig is a Reconciler whose whole surroundings are a world in memory. Its
@@ -310,6 +311,7 @@ func (g *rig) Lease(f anchord.Family) (anchord.Lease, error) {
 }
 
 func (g *rig) Event(l anchord.Level, event, message string, _ anchord.Fields) {
+	told.Must(l, event)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.events = append(g.events, [...]string{"debug", "info", "warn", "error"}[l]+" "+event+" "+message)

@@ -134,6 +134,9 @@ const (
 	Error
 )
 
+// String is the level as it stands in the log.
+func (l Level) String() string { return [...]string{"debug", "info", "warning", "error"}[l] }
+
 // Decide turns an observation into the state that the namespace shall have.
 // It is a pure function. An error means that nothing can be decided and the
 // program cannot go on; everything else that is wrong becomes a notice, and

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 func TestDHCPClientsCommandLine(t *testing.T) {
@@ -29,7 +30,8 @@ type observed struct {
 	more   chan struct{}
 }
 
-func (o *observed) observe(_ anchord.Level, event, message string, _ anchord.Fields) {
+func (o *observed) observe(l anchord.Level, event, message string, _ anchord.Fields) {
+	told.Must(l, event)
 	o.mu.Lock()
 	o.events = append(o.events, event+" "+message)
 	o.mu.Unlock()

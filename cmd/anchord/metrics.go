@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -9,15 +10,78 @@ import (
 	"github.com/AlexCherrypi/anchord"
 )
 
-// newRegistry is an empty registry with the build's identity.
-func newRegistry() *prometheus.Registry {
-	registry := prometheus.NewRegistry()
+// bounded are all labels that a metric can have, but for the build's, and all
+// their values: never a container, an address or a port, of which there is no
+// end, and which others choose.
+var bounded = map[string][]string{
+	"family":  {anchord.V4.String(), anchord.V6.String()},
+	"proto":   {string(anchord.TCP), string(anchord.UDP)},
+	"result":  {"ok", "error"},
+	"outcome": {"ok", "error"},
+	"source":  {"event", "poll"},
+}
+
+// registry is what /metrics shows. Each series of what it makes exists from the
+// start, so that alerts see a zero and not nothing.
+type registry struct{ *prometheus.Registry }
+
+// newRegistry has the build's identity, and whether anchord is ready.
+func newRegistry(unmet func() []string) registry {
+	r := registry{prometheus.NewRegistry()}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "anchord_build_info", Help: "Always 1; the labels say which build runs.",
 	}, []string{"version", "commit"})
 	info.WithLabelValues(version, commit).Set(1)
-	registry.MustRegister(info)
-	return registry
+	r.MustRegister(info, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "anchord_ready", Help: "1 if `/readyz` says so, else 0.",
+	}, func() float64 { return truth(len(unmet()) == 0) }))
+	return r
+}
+
+func (r registry) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anchord_" + name, Help: help}, labels)
+	r.MustRegister(c)
+	for _, values := range combinations(labels) {
+		c.WithLabelValues(values...)
+	}
+	return c
+}
+
+func (r registry) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "anchord_" + name, Help: help}, labels)
+	r.MustRegister(g)
+	for _, values := range combinations(labels) {
+		g.WithLabelValues(values...)
+	}
+	return g
+}
+
+func (r registry) histogram(name, help string, buckets []float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "anchord_" + name, Help: help, Buckets: buckets})
+	r.MustRegister(h)
+	return h
+}
+
+// combinations are all sets of values that the labels can have.
+func combinations(labels []string) [][]string {
+	sets := [][]string{{}}
+	for _, l := range labels {
+		var longer [][]string
+		for _, set := range sets {
+			for _, v := range bounded[l] {
+				longer = append(longer, append(slices.Clone(set), v))
+			}
+		}
+		sets = longer
+	}
+	return sets
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // networkMetrics are the network-anchor's.
@@ -48,66 +112,36 @@ var (
 	eventBuckets     = []float64{.002, .004, .008, .015, .025, .05, .1, .25, .5, 1, 5}
 )
 
-func newNetworkMetrics(registry *prometheus.Registry, uptime func() time.Duration, boot string) *networkMetrics {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anchord_" + name, Help: help}, labels)
-		registry.MustRegister(c)
-		return c
-	}
-	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "anchord_" + name, Help: help}, labels)
-		registry.MustRegister(g)
-		return g
-	}
-	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
-		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "anchord_" + name, Help: help, Buckets: buckets})
-		registry.MustRegister(h)
-		return h
-	}
+func newNetworkMetrics(r registry, uptime func() time.Duration, boot string) *networkMetrics {
 	m := &networkMetrics{
-		reconcileDuration: histogram("reconcile_duration_seconds", "Time of one look, decision and all changes.", reconcileBuckets),
-		reconciles:        counter("reconcile_total", "Reconciles, by result.", "result"),
-		applyDuration:     histogram("ruleset_apply_duration_seconds", "Time of one nft run that changed the ruleset.", reconcileBuckets),
-		applies:           counter("ruleset_apply_total", "Changes of the ruleset, by result.", "result"),
-		drift:             counter("ruleset_drift_total", "Times that somebody else changed anchord's tables.").WithLabelValues(),
-		reasserts:         counter("route_reasserts_total", "Times that a changed route was put back.", "family"),
-		conflicts:         gauge("expose_conflicts", "Exposed ports refused because another container has them.").WithLabelValues(),
-		errors:            gauge("expose_errors", "Containers whose label is refused.").WithLabelValues(),
-		docker:            gauge("docker_connected", "1 if Docker answers, else 0.").WithLabelValues(),
-		dead:              gauge("netns_dependents_dead", "Containers in a network namespace that no longer exists.").WithLabelValues(),
-		dockerEvents:      counter("docker_events_total", "Looks at Docker, by what asked for them.", "source"),
-		eventToRuleset:    histogram("event_to_ruleset_seconds", "From Docker's own time of an event to the changed ruleset.", eventBuckets),
-		entries:           gauge("dnat_entries", "Exposed ports and ranges.", "family", "proto"),
-		flushes:           counter("conntrack_flushes_total", "Groups of tracked flows that were ended.", "family"),
-		acquired:          counter("dhcp_acquired_total", "Tries for a lease, by outcome.", "family", "outcome"),
-		clientRestarts:    counter("dhcp_client_restarts_total", "Times that the DHCP client was started again.", "family"),
+		reconcileDuration: r.histogram("reconcile_duration_seconds", "Seconds of one look, decision and all changes.", reconcileBuckets),
+		reconciles:        r.counter("reconcile_total", "Reconciles.", "result"),
+		applyDuration:     r.histogram("ruleset_apply_duration_seconds", "Seconds of one run of nft that changed the ruleset.", reconcileBuckets),
+		applies:           r.counter("ruleset_apply_total", "Changes of the ruleset.", "result"),
+		drift:             r.counter("ruleset_drift_total", "Times that somebody else changed anchord's tables.").WithLabelValues(),
+		reasserts:         r.counter("route_reasserts_total", "Times that a route which others had changed was put back, or another default route removed.", "family"),
+		conflicts:         r.gauge("expose_conflicts", "Exposed ports that are refused because another container has them.").WithLabelValues(),
+		errors:            r.gauge("expose_errors", "Containers whose label is refused.").WithLabelValues(),
+		docker:            dockerGauge(r),
+		dead:              deadGauge(r),
+		dockerEvents:      r.counter("docker_events_total", "Looks at Docker, by what asked for them.", "source"),
+		eventToRuleset:    r.histogram("event_to_ruleset_seconds", "Seconds from Docker's own time of an event to the end of the nft run. The rules are live in the kernel some milliseconds before that.", eventBuckets),
+		entries:           r.gauge("dnat_entries", "Exposed ports and ranges.", "family", "proto"),
+		flushes:           r.counter("conntrack_flushes_total", "Groups of tracked connections that were ended because they led to an old place.", "family"),
+		acquired:          r.counter("dhcp_acquired_total", "`ok`: another address was leased (renewals do not count); `error`: a round of asking ended without an answer.", "family", "outcome"),
+		clientRestarts:    r.counter("dhcp_client_restarts_total", "Times that the DHCP client ended without a lease and was started again.", "family"),
 	}
-	registry.MustRegister(&leaseCollector{m: m, uptime: uptime, boot: boot})
-	m.preset()
+	r.MustRegister(&leaseCollector{m: m, uptime: uptime, boot: boot})
 	return m
 }
 
-// preset makes every series exist from the start, so that alerts see a zero
-// and not nothing.
-func (m *networkMetrics) preset() {
-	for _, result := range []string{"ok", "error"} {
-		m.reconciles.WithLabelValues(result)
-		m.applies.WithLabelValues(result)
-	}
-	for _, source := range []string{"event", "poll"} {
-		m.dockerEvents.WithLabelValues(source)
-	}
-	for _, f := range anchord.Families {
-		m.reasserts.WithLabelValues(f.String())
-		m.flushes.WithLabelValues(f.String())
-		m.clientRestarts.WithLabelValues(f.String())
-		for _, outcome := range []string{"ok", "error"} {
-			m.acquired.WithLabelValues(f.String(), outcome)
-		}
-		for _, p := range anchord.Protocols {
-			m.entries.WithLabelValues(f.String(), string(p))
-		}
-	}
+// The gauges that more than one mode has.
+func dockerGauge(r registry) prometheus.Gauge {
+	return r.gauge("docker_connected", "1 if Docker can be asked, else 0.").WithLabelValues()
+}
+
+func deadGauge(r registry) prometheus.Gauge {
+	return r.gauge("netns_dependents_dead", "Containers of the project in a network namespace that no longer exists.").WithLabelValues()
 }
 
 func result(err error) string {
@@ -161,9 +195,15 @@ type leaseCollector struct {
 	boot   string
 }
 
-var leaseDesc = prometheus.NewDesc("anchord_dhcp_lease_remaining_seconds", "Time until the lease ends; absent without a lease and with one that never ends.", []string{"family"}, nil)
+var (
+	leaseRemaining = prometheus.NewDesc("anchord_dhcp_lease_remaining_seconds", "Seconds until the lease ends, computed when scraped; never negative, absent without a lease and with one that never ends.", []string{"family"}, nil)
+	leaseDuration  = prometheus.NewDesc("anchord_dhcp_lease_duration_seconds", "Seconds for which the lease was given, or renewed the last time; absent as `anchord_dhcp_lease_remaining_seconds`.", []string{"family"}, nil)
+)
 
-func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) { ch <- leaseDesc }
+func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- leaseRemaining
+	ch <- leaseDuration
+}
 
 func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	c.m.mu.Lock()
@@ -171,7 +211,8 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	c.m.mu.Unlock()
 	for _, f := range anchord.Families {
 		if lease := leases[f]; lease.ValidAt(c.uptime(), c.boot) && !lease.Infinite() {
-			ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, lease.Remaining(c.uptime()).Seconds(), f.String())
+			ch <- prometheus.MustNewConstMetric(leaseRemaining, prometheus.GaugeValue, lease.Remaining(c.uptime()).Seconds(), f.String())
+			ch <- prometheus.MustNewConstMetric(leaseDuration, prometheus.GaugeValue, lease.Duration.Seconds(), f.String())
 		}
 	}
 }
@@ -182,18 +223,12 @@ type followMetrics struct {
 	present            *prometheus.GaugeVec
 }
 
-func newFollowMetrics(registry *prometheus.Registry) *followMetrics {
-	m := &followMetrics{
-		resolves: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anchord_gateway_resolve_total", Help: "Lookups of the network-anchor's name, by outcome."}, []string{"family", "outcome"}),
-		replaces: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anchord_gateway_route_replaces_total", Help: "Times that the default route was set."}, []string{"family"}),
-		present:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "anchord_default_route_present", Help: "1 if the default route leads to the network-anchor."}, []string{"family"}),
+func newFollowMetrics(r registry) *followMetrics {
+	return &followMetrics{
+		resolves: r.counter("gateway_resolve_total", "Lookups of the network-anchor's name; a name without an address of a family counts as its `error`, so look at `v4` where there is no IPv6.", "family", "outcome"),
+		replaces: r.counter("gateway_route_replaces_total", "Times that the default route was set.", "family"),
+		present:  r.gauge("default_route_present", "1 if the default route leads to the network-anchor, else 0.", "family"),
 	}
-	registry.MustRegister(m.resolves, m.replaces, m.present)
-	for _, f := range anchord.Families {
-		m.present.WithLabelValues(f.String())
-		m.replaces.WithLabelValues(f.String())
-	}
-	return m
 }
 
 func (m *followMetrics) followed(o anchord.FollowOutcome) {
@@ -208,10 +243,16 @@ func (m *followMetrics) followed(o anchord.FollowOutcome) {
 		if o.Replaced[f] {
 			m.replaces.WithLabelValues(f.String()).Inc()
 		}
-		present := 0.0
-		if o.Present[f] {
-			present = 1
-		}
-		m.present.WithLabelValues(f.String()).Set(present)
+		m.present.WithLabelValues(f.String()).Set(truth(o.Present[f]))
 	}
 }
+
+// rebindMetrics are the rebinders'. Only the wrap-rebinder looks for dead
+// network namespaces.
+type rebindMetrics struct{ docker, dead prometheus.Gauge }
+
+func newWrapMetrics(r registry) rebindMetrics {
+	return rebindMetrics{docker: dockerGauge(r), dead: deadGauge(r)}
+}
+
+func newExternalMetrics(r registry) rebindMetrics { return rebindMetrics{docker: dockerGauge(r)} }

@@ -2,57 +2,51 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/AlexCherrypi/anchord"
 )
 
-// allowed are all label values that a metric may have.
-var allowed = map[string][]string{
-	"family": {"v4", "v6"}, "proto": {"tcp", "udp"}, "outcome": {"ok", "error"}, "result": {"ok", "error"}, "source": {"event", "poll"},
-}
-
-var (
-	label = regexp.MustCompile(`(\w+)="([^"]*)"`)
-	help  = regexp.MustCompile(`(?m)^# HELP (\w+) ?(.*)$`)
-)
-
-// gathered is every series as a scrape shows it, and its value.
-func gathered(t *testing.T, r *prometheus.Registry) map[string]float64 {
+// gathered is every series as a scrape shows it, and its value. Whatever was
+// counted before, no label has a value that is not one of the fixed list's.
+func gathered(t *testing.T, r registry) map[string]float64 {
 	t.Helper()
-	w := httptest.NewRecorder()
-	server{registry: r}.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	for _, m := range help.FindAllStringSubmatch(w.Body.String(), -1) {
-		if !strings.HasPrefix(m[1], "anchord_") || m[2] == "" {
-			t.Errorf("metric %s: %q", m[1], m[2])
-		}
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
 	}
 	series := map[string]float64{}
-	for _, line := range strings.Split(w.Body.String(), "\n") {
-		i := strings.LastIndexByte(line, ' ')
-		if i < 0 || line[0] == '#' {
-			continue
-		}
-		v, err := strconv.ParseFloat(line[i+1:], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		series[line[:i]] = v
-		for _, l := range label.FindAllStringSubmatch(line, -1) {
-			if l[1] != "le" && !strings.HasPrefix(line, "anchord_build_info") && !slices.Contains(allowed[l[1]], l[2]) {
-				t.Errorf("a label that is not bounded: %s", line)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			var labels []string
+			for _, l := range m.Label {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+				if name != "anchord_build_info" && !slices.Contains(bounded[l.GetName()], l.GetValue()) {
+					t.Errorf("a label that is not bounded: %s %s", name, labels)
+				}
 			}
+			if h := m.GetHistogram(); h != nil {
+				name += "_count"
+				series[name] = float64(h.GetSampleCount())
+				continue
+			}
+			if labels != nil {
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			series[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	return series
@@ -69,7 +63,7 @@ func wantSeries(t *testing.T, got map[string]float64, want map[string]float64) {
 }
 
 func TestNetworkMetrics(t *testing.T) {
-	registry := newRegistry()
+	registry := newRegistry(always)
 	m := newNetworkMetrics(registry, func() time.Duration { return 0 }, "b")
 	before := gathered(t, registry)
 	for _, name := range []string{
@@ -84,7 +78,7 @@ func TestNetworkMetrics(t *testing.T) {
 	}
 	now := time.Now()
 	hostile := anchord.Entry{Protocol: anchord.TCP, Container: "evil", Backend: netip.MustParseAddr("10.0.0.5"), First: 80, Last: 80}
-	v6 := anchord.Entry{Family: anchord.V6, Protocol: anchord.UDP, Container: "evil6"}
+	v6 := anchord.Entry{Family: anchord.V6, Protocol: anchord.UDP, Container: "evil6\"} 1\nanchord_ready 1"}
 	m.reconciled(anchord.Outcome{
 		State:  anchord.State{Entries: []anchord.Entry{hostile, hostile, v6}, Conflicts: 2, Rejected: 3},
 		Source: anchord.SourceContainers, Applied: true, AppliedAt: now, EventAt: now.Add(-time.Millisecond), Drift: true,
@@ -101,7 +95,7 @@ func TestNetworkMetrics(t *testing.T) {
 }
 
 func TestExposedEntriesAreCounted(t *testing.T) {
-	registry := newRegistry()
+	registry := newRegistry(always)
 	m := newNetworkMetrics(registry, func() time.Duration { return 0 }, "b")
 	e := func(f anchord.Family, p anchord.Protocol) anchord.Entry { return anchord.Entry{Family: f, Protocol: p} }
 	m.reconciled(anchord.Outcome{State: anchord.State{Conflicts: 2, Rejected: 3, Entries: []anchord.Entry{
@@ -116,7 +110,7 @@ func TestExposedEntriesAreCounted(t *testing.T) {
 
 func TestRemainingLease(t *testing.T) {
 	var now time.Duration
-	registry := newRegistry()
+	registry := newRegistry(always)
 	m := newNetworkMetrics(registry, func() time.Duration { return now }, "b")
 	lease := anchord.Lease{Address: netip.MustParsePrefix("192.0.2.7/24"), Duration: time.Hour, Obtained: time.Minute, Boot: "b"}
 	endless, other := lease, lease
@@ -138,19 +132,25 @@ func TestRemainingLease(t *testing.T) {
 		now = tt.now
 		m.reconciled(anchord.Outcome{State: anchord.State{Leases: anchord.PerFamily[anchord.Lease]{tt.lease}}})
 		t.Run(tt.name, func(t *testing.T) {
-			wantSeries(t, gathered(t, registry), map[string]float64{`anchord_dhcp_lease_remaining_seconds{family="v4"}`: tt.want})
+			duration := -1.0
+			if tt.want >= 0 {
+				duration = 3600
+			}
+			wantSeries(t, gathered(t, registry), map[string]float64{
+				`anchord_dhcp_lease_remaining_seconds{family="v4"}`: tt.want, `anchord_dhcp_lease_duration_seconds{family="v4"}`: duration,
+			})
 		})
 	}
 }
 
 func TestFollowMetrics(t *testing.T) {
-	registry := newRegistry()
+	registry := newRegistry(always)
 	m := newFollowMetrics(registry)
 	m.followed(anchord.FollowOutcome{Asked: true, Resolved: anchord.PerFamily[bool]{true, false}, Replaced: anchord.PerFamily[bool]{true, false}, Present: anchord.PerFamily[bool]{true, false}})
 	m.followed(anchord.FollowOutcome{Present: anchord.PerFamily[bool]{true, false}})
 	wantSeries(t, gathered(t, registry), map[string]float64{
 		`anchord_gateway_resolve_total{family="v4",outcome="ok"}`: 1, `anchord_gateway_resolve_total{family="v6",outcome="error"}`: 1,
-		`anchord_gateway_resolve_total{family="v4",outcome="error"}`: -1,
+		`anchord_gateway_resolve_total{family="v4",outcome="error"}`: 0,
 		`anchord_gateway_route_replaces_total{family="v4"}`:          1, `anchord_gateway_route_replaces_total{family="v6"}`: 0,
 		`anchord_default_route_present{family="v4"}`: 1, `anchord_default_route_present{family="v6"}`: 0,
 	})
@@ -158,7 +158,7 @@ func TestFollowMetrics(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	var unmet []string
-	s := server{registry: newRegistry(), unmet: func() []string { return unmet }}
+	s := server{registry: newRegistry(always), unmet: func() []string { return unmet }}
 	get := func(path string) (int, string, string) {
 		w := httptest.NewRecorder()
 		s.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
@@ -191,4 +191,108 @@ func TestHealth(t *testing.T) {
 	if code, _, _ := get("/status"); code != 404 {
 		t.Errorf("the status is for the socket only, but answers %d", code)
 	}
+}
+
+// always is ready.
+func always() []string { return nil }
+
+// registries are the live registry of each mode, with something to say about
+// everything.
+func registries() map[string]registry {
+	network, service, wrap, external := newRegistry(always), newRegistry(always), newRegistry(always), newRegistry(always)
+	m := newNetworkMetrics(network, func() time.Duration { return 0 }, "b")
+	lease := anchord.Lease{Address: netip.MustParsePrefix("192.0.2.7/24"), Duration: time.Hour, Boot: "b"}
+	m.reconciled(anchord.Outcome{State: anchord.State{Leases: anchord.PerFamily[anchord.Lease]{lease, lease}}})
+	newFollowMetrics(service)
+	newWrapMetrics(wrap)
+	newExternalMetrics(external)
+	return map[string]registry{"network-anchor": network, "service-anchor": service, "wrap-rebinder": wrap, "external-rebinder": external}
+}
+
+func TestReadyIsAMetric(t *testing.T) {
+	var unmet []string
+	registry := newRegistry(func() []string { return unmet })
+	wantSeries(t, gathered(t, registry), map[string]float64{"anchord_ready": 1})
+	unmet = []string{"anything"}
+	wantSeries(t, gathered(t, registry), map[string]float64{"anchord_ready": 0})
+}
+
+func TestRebindersMetrics(t *testing.T) {
+	r := newRebinder(newLogger(io.Discard, 0))
+	r.metrics = newWrapMetrics(r.registry)
+	wantSeries(t, gathered(t, r.registry), map[string]float64{"anchord_ready": 0, "anchord_docker_connected": 0, "anchord_netns_dependents_dead": 0})
+	r.subscribed(nil)
+	r.Dead(make([]anchord.Notice, 2))
+	wantSeries(t, gathered(t, r.registry), map[string]float64{"anchord_ready": 1, "anchord_docker_connected": 1, "anchord_netns_dependents_dead": 2})
+	r.subscribed(errors.New("gone"))
+	wantSeries(t, gathered(t, r.registry), map[string]float64{"anchord_ready": 0, "anchord_docker_connected": 0})
+}
+
+// What a Prometheus would find odd: names, units, a counter without _total.
+func TestMetricsAreWellNamed(t *testing.T) {
+	for mode, r := range registries() {
+		families, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems, err := promlint.NewWithMetricFamilies(families).Lint()
+		if err != nil || len(problems) > 0 {
+			t.Errorf("%s: %v, %v", mode, problems, err)
+		}
+		for _, f := range families {
+			if !strings.HasPrefix(f.GetName(), "anchord_") || f.GetHelp() == "" {
+				t.Errorf("%s: metric %s: %q", mode, f.GetName(), f.GetHelp())
+			}
+			if strings.HasSuffix(f.GetName(), "_seconds") && !strings.HasPrefix(f.GetHelp(), "Seconds ") {
+				t.Errorf("%s: %s does not say its unit: %q", mode, f.GetName(), f.GetHelp())
+			}
+		}
+	}
+}
+
+// The tables of docs/metrics.md are what the live registries say; each stands
+// below the heading of its mode.
+func TestDocsOfMetrics(t *testing.T) {
+	const path = "../../docs/metrics.md"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := string(text)
+	for mode, r := range registries() {
+		table := regexp.MustCompile(`(?m)^## ` + mode + `\n\n(\|.*\n)+`)
+		if !table.MatchString(want) {
+			t.Fatalf("%s has no table for the %s", path, mode)
+		}
+		want = table.ReplaceAllLiteralString(want, "## "+mode+"\n\n"+metricsTable(t, r))
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if want != string(text) {
+		t.Errorf("%s is not what the registries say; `make docs` writes it anew", path)
+	}
+}
+
+func metricsTable(t *testing.T, r registry) string {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("| metric | type | meaning |\n|---|---|---|\n")
+	for _, f := range families {
+		var labels []string
+		for _, l := range f.Metric[0].Label {
+			labels = append(labels, l.GetName())
+		}
+		name := f.GetName()
+		if labels != nil {
+			name += "{" + strings.Join(labels, ",") + "}"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, strings.ToLower(f.GetType().String()), f.GetHelp())
+	}
+	return b.String()
 }

@@ -98,12 +98,12 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 	if err != nil {
 		return nil, err
 	}
-	registry := newRegistry()
 	n := &networkAnchor{
 		vars: c, log: log, docker: docker, containers: containers, nft: &exec.NFT{},
 		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
-		metrics: newNetworkMetrics(registry, uptime, bootID),
 	}
+	registry := newRegistry(n.unmet)
+	n.metrics = newNetworkMetrics(registry, uptime, bootID)
 	n.adverts = &watch.Adverts{Uptime: uptime, Fire: n.trigger.Fire}
 	n.server = server{registry: registry, unmet: n.unmet, status: func(ctx context.Context) any { return n.status(ctx) }}
 	ip := exec.IP{}
@@ -193,7 +193,7 @@ func (n *networkAnchor) run(ctx context.Context) error {
 		return &configError{faults: []string{err.Error()}, logged: true}
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		n.log.Event(anchord.Error, anchord.EventStopping, err.Error(), nil)
+		n.log.Event(anchord.Error, anchord.EventReconcileFailed, err.Error(), nil)
 		_ = n.stop()
 		return errLogged
 	}
@@ -348,11 +348,7 @@ func (n *networkAnchor) dockerAsked(err error) {
 	tellEvents := err == nil && eventsErr != nil && !n.eventsTold
 	n.eventsTold = n.eventsTold || tellEvents
 	n.mu.Unlock()
-	value := 1.0
-	if err != nil {
-		value = 0
-	}
-	n.metrics.docker.Set(value)
+	n.metrics.docker.Set(truth(err == nil))
 	switch {
 	case changed && err != nil:
 		n.log.Event(anchord.Error, anchord.EventDockerLost, "docker cannot be asked: what is exposed stays as it is, and changes are not seen until it can", anchord.Fields{"error": err.Error()})

@@ -39,7 +39,8 @@ func (c *wrapRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays stra
 	if err := log.start("wrap-rebinder", bad, strays); err != nil {
 		return err
 	}
-	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	r := newRebinder(log)
+	r.metrics = newWrapMetrics(r.registry)
 	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
 		return (&anchord.Repairer{
 			Config: anchord.RepairConfig{Rebind: true, Interval: interval},
@@ -63,7 +64,8 @@ func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays 
 	if err := log.start("external-rebinder", bad, strays); err != nil {
 		return err
 	}
-	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	r := newRebinder(log)
+	r.metrics = newExternalMetrics(r.registry)
 	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
 		return (&anchord.Rebinder{
 			Network: c.Network, Target: c.Target, Restart: restart, Interval: interval,
@@ -79,12 +81,20 @@ func (v rebindVars) check(e *configError) time.Duration {
 
 // rebinder is the wiring of both modes.
 type rebinder struct {
-	log     logger
-	trigger *anchord.Trigger
+	log      logger
+	trigger  *anchord.Trigger
+	registry registry
+	metrics  rebindMetrics
 
 	mu   sync.Mutex
 	err  error
 	seen bool
+}
+
+func newRebinder(log logger) *rebinder {
+	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	r.registry = newRegistry(r.unmet)
+	return r
 }
 
 // run follows Docker's events with the loop that start gives, until ctx ends.
@@ -109,7 +119,7 @@ func (r *rebinder) run(ctx context.Context, common commonVars, v rebindVars, sta
 	defer func() { _ = containers.Close() }()
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
-	server{registry: newRegistry(), unmet: r.unmet}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
+	server{registry: r.registry, unmet: r.unmet}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		docker.Follow(ctx, func(s anchord.Source, at time.Time) {
@@ -130,6 +140,7 @@ func (r *rebinder) subscribed(err error) {
 	changed := !r.seen || (err == nil) != (r.err == nil)
 	r.seen, r.err = true, err
 	r.mu.Unlock()
+	r.metrics.docker.Set(truth(err == nil))
 	switch {
 	case changed && err != nil:
 		r.log.Event(anchord.Error, anchord.EventDockerLost, "docker cannot be asked: nothing is put right until it can", anchord.Fields{"error": err.Error()})
@@ -142,8 +153,8 @@ func (r *rebinder) Event(level anchord.Level, event, message string, fields anch
 	r.log.Event(level, event, message, fields)
 }
 
-// Dead is of the wrap-rebinder, and told by the log.
-func (r *rebinder) Dead([]anchord.Notice) {}
+// Dead is of the wrap-rebinder.
+func (r *rebinder) Dead(notices []anchord.Notice) { r.metrics.dead.Set(float64(len(notices))) }
 
 // unmet: ready while Docker can be asked.
 func (r *rebinder) unmet() []string {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/AlexCherrypi/anchord"
@@ -23,7 +22,7 @@ const socketName = "anchord.sock"
 
 // server answers /metrics, /healthz, /readyz and /status.
 type server struct {
-	registry *prometheus.Registry
+	registry registry
 	// unmet lists what is missing for being ready; none: ready.
 	unmet func() []string
 	// status returns what the status command shows; it may be nil.

@@ -33,8 +33,9 @@ func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays str
 		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
-	registry := newRegistry()
-	s := &serviceAnchor{log: log, metrics: newFollowMetrics(registry), follower: &follower}
+	s := &serviceAnchor{log: log, follower: &follower}
+	registry := newRegistry(s.unmet)
+	s.metrics = newFollowMetrics(registry)
 	follower.Resolver, follower.Kernel, follower.Routes = watch.DNS{}, exec.IP{}, exec.IP{}
 	follower.Trigger, follower.Reporter = anchord.NewTrigger(), s
 	follower.Original, follower.Names = &exec.Originals{Dir: c.RunDir, Boot: boot}, exec.ResolvConf{Path: "/etc/resolv.conf"}

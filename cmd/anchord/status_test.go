@@ -93,7 +93,7 @@ func TestStatusForMachines(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	want := reports()["status-working"]
-	s := server{registry: newRegistry(), unmet: func() []string { return nil }, status: func(context.Context) any { return want }}
+	s := server{registry: newRegistry(always), unmet: func() []string { return nil }, status: func(context.Context) any { return want }}
 	s.serve(t.Context(), dir, "", newLogger(&bytes.Buffer{}, 0))
 	environment(t, "ANCHORD_RUN_DIR", dir)
 	code, stdout, stderr := started("status", "--json")

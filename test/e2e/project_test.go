@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 // project is a Compose project with anchord in it.
@@ -211,6 +212,9 @@ func (p *project) log() []logLine {
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			p.Errorf("anchord's log has a line that is not JSON: %s", l.Raw)
 			continue
+		}
+		if err := told.Event(l.Level, l.Event); err != nil {
+			p.Errorf("%v: %s", err, l.Raw)
 		}
 		lines = append(lines, l)
 	}

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 // anchord is a running program under test.
@@ -44,6 +46,7 @@ func (w *world) anchord(env ...string) *anchord {
 func (w *world) launch(n *ns, runDir string, cmd *exec.Cmd) *anchord {
 	w.t.Helper()
 	a := &anchord{w: w, t: w.t, runDir: runDir, started: time.Now()}
+	w.t.Cleanup(a.checkEvents) // which runs when anchord has ended
 	a.proc = n.startCmd(cmd)
 	w.t.Cleanup(func() {
 		if w.t.Failed() {
@@ -51,6 +54,16 @@ func (w *world) launch(n *ns, runDir string, cmd *exec.Cmd) *anchord {
 		}
 	})
 	return a
+}
+
+// checkEvents holds the whole log against the list of events.
+func (a *anchord) checkEvents() {
+	if a.proc == nil {
+		return
+	}
+	if err := told.Log(strings.Join(a.out.list(), "\n")); err != nil {
+		a.t.Error(err)
+	}
 }
 
 // ready waits for /readyz.

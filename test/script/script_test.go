@@ -18,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/AlexCherrypi/anchord/test/fakedocker"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 func TestMain(m *testing.M) {
@@ -131,6 +132,7 @@ func setUp(env *testscript.Env, rootfs string) error {
 	st := &state{docker: srv}
 	env.Defer(func() {
 		st.end()
+		checkEvents(env)
 		srv.Close()
 		os.RemoveAll(dir)
 	})
@@ -143,6 +145,17 @@ func setUp(env *testscript.Env, rootfs string) error {
 		env.Setenv(k, v)
 	}
 	return nil
+}
+
+// checkEvents holds the log of a finished script against the list of events.
+func checkEvents(env *testscript.Env) {
+	log, err := os.ReadFile(filepath.Join(env.WorkDir, "log"))
+	if errors.Is(err, os.ErrNotExist) {
+		return // nothing was started
+	}
+	if err := errors.Join(err, told.Log(string(log))); err != nil {
+		env.T().Fatal(err)
+	}
 }
 
 func (st *state) populate() {
