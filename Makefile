@@ -11,7 +11,7 @@ BASE_IMAGE ?=
 
 GOTEST      = go test -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
-UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script
+UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/docs ./test/hooks ./test/peer/... ./test/script
 
 .PHONY: help
 help: ## List what there is
@@ -47,6 +47,10 @@ bench: deps ## Measure latency, loss, throughput and idle cost
 .PHONY: golden
 golden: ## Write the golden files anew
 	go test ./templates ./cmd/anchord -update
+
+.PHONY: docs
+docs: ## Write the tables in docs/ anew that are made from the code
+	go test ./cmd/anchord -run TestDocs -update
 
 .PHONY: build
 build: ## Build bin/anchord
