@@ -48,7 +48,7 @@ func events(t *testing.T) map[string]bool {
 var (
 	dotted = regexp.MustCompile("`([a-z0-9]+\\.[a-z0-9_]+)`")
 	// What else is written so: files, labels, hosts and what Docker calls things.
-	otherNames = regexp.MustCompile(`\.(yaml|md|go|nft|script|lease|nak|cfg|conf|sock|txtar|json|service|log)$|^anchord\.(expose|identity)$`)
+	otherNames = regexp.MustCompile(`\.(yaml|md|go|nft|script|lease|nak|cfg|conf|sock|txtar|json|service|log)$|^anchord\.(expose|identity)$|^eth0\.`)
 )
 
 func TestEventsThatTheDocsNameExist(t *testing.T) {

@@ -46,4 +46,5 @@ var alone = []scenario{
 	{name: "tables and route deleted by hand", run: repairedByHand},
 	{name: "a container stays on another project's network", run: externalRebinder},
 	{name: "fifty recreations", run: fiftyRecreations},
+	{name: "the newcomer's path", run: newcomersPath},
 }
