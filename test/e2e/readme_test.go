@@ -48,6 +48,25 @@ func readmeBlocks(t *testing.T) []block {
 	return blocks
 }
 
+// docBlock is the first fenced block of a language below a heading of a page.
+func docBlock(t *testing.T, page, heading, language string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(text), "\n"+heading+"\n")
+	if end := regexp.MustCompile(`\n##+ `).FindStringIndex(section); end != nil {
+		section = section[:end[0]]
+	}
+	_, block, opened := strings.Cut(section, "\n```"+language+"\n")
+	block, _, closed := strings.Cut(block, "\n```")
+	if !found || !opened || !closed {
+		t.Fatalf("%s has no %s block below %q", page, language, heading)
+	}
+	return block + "\n"
+}
+
 // commands are the lines of a block of sh, without comments.
 func (b block) commands() []string {
 	var commands []string

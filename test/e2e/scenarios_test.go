@@ -47,4 +47,5 @@ var alone = []scenario{
 	{name: "a container stays on another project's network", run: externalRebinder},
 	{name: "fifty recreations", run: fiftyRecreations},
 	{name: "the newcomer's path", run: newcomersPath},
+	{name: "comparison", run: comparison, lan: lab.LANOptions{IPv6: lab.SLAAC}},
 }
