@@ -397,6 +397,9 @@ func (c *contest) anchord() rival {
 	}
 	one.up()
 	two := c.project("anchord-two", labelled)
+	if c.engine.old {
+		two.write("shared.yaml", "networks:\n  lan: !override\n    external: true\n    name: anchord-one_lan\n")
+	}
 	two.up("anchord", "a")
 	r := rival{other: two.reachable(25), inside: one.enter("a")}
 	r.a = one.addr()
