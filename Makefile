@@ -8,7 +8,7 @@ BASE_IMAGE ?=
 # What failed stands at the end of the output, whole.
 GOTEST      = go tool gotestsum --format $(1) -- -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
-UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script ./test/told/...
+UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/docs ./test/hooks ./test/peer/... ./test/script ./test/told/...
 
 # Where `make test` has its suites note the events that they see logged.
 EVENTS_SEEN = $(CURDIR)/.events-seen
