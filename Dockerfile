@@ -48,9 +48,7 @@ RUN go mod download
 COPY . .
 ARG VERSION=devel
 ARG REVISION=unknown
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X main.version=${VERSION} -X main.commit=${REVISION}" \
-    -o /anchord ./cmd/anchord
+RUN scripts/build /anchord
 
 FROM base AS image
 COPY --from=compile /anchord /usr/local/bin/anchord

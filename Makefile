@@ -2,16 +2,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-
 IMAGE      ?= anchord:dev
 BASE_IMAGE ?=
 
-GOTEST      = go test -count=1
+# What failed stands at the end of the output, whole.
+GOTEST      = go tool gotestsum --format $(1) -- -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
-UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/hooks ./test/peer/... ./test/script ./test/told/...
+UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/docs ./test/hooks ./test/peer/... ./test/script ./test/told/...
 
 # Where `make test` has its suites note the events that they see logged.
 EVENTS_SEEN = $(CURDIR)/.events-seen
@@ -29,22 +26,26 @@ demo-down: ## Remove what `make demo KEEP=1` left up
 	go run ./test/demo -down
 
 .PHONY: test
-test: ## All tests: unit, netns and e2e; and that together they have seen every event
+test: ## All tests, and that together they have seen every event
 	rm -f '$(EVENTS_SEEN)'
-	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit netns e2e
+	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit release-test netns e2e
 	go run ./test/told/untold '$(EVENTS_SEEN)'
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
-	$(GOTEST) -timeout 10m $(UNIT)
+	$(call GOTEST,pkgname) -timeout 10m $(UNIT)
+
+.PHONY: release-test
+release-test: ## A release is made twice: the same bytes, static, stamped
+	$(call GOTEST,pkgname) -timeout 15m ./test/release
 
 .PHONY: netns
 netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Docker
-	$(GOTEST) -timeout 15m ./test/netns
+	$(call GOTEST,pkgname) -timeout 15m ./test/netns
 
 .PHONY: e2e
 e2e: deps ## Tests with real engines (20.10 and 28)
-	$(GOTEST) -v -p 1 -timeout 60m ./test/lab ./test/e2e
+	$(call GOTEST,standard-verbose) -p 1 -timeout 60m ./test/lab ./test/e2e
 
 .PHONY: bench
 bench: deps ## Measure latency, loss, throughput and idle cost
@@ -60,7 +61,12 @@ docs: ## Write the tables in docs/ anew that are made from the code
 
 .PHONY: build
 build: ## Build bin/anchord
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/anchord ./cmd/anchord
+	scripts/build bin/anchord
+
+.PHONY: release
+release: ## Build what a release consists of, for all platforms, in dist/
+	rm -rf dist
+	scripts/release dist
 
 .PHONY: image
 image: ## Build the image into docker's current host (IMAGE=name:tag BASE_IMAGE=…)

@@ -26,6 +26,10 @@ type wrapRebinderCmd struct {
 type externalRebinderCmd struct {
 	commonVars
 	rebindVars
+	externalRebinderVars
+}
+
+type externalRebinderVars struct {
 	Network string `env:"ANCHORD_FOLLOW_NETWORK" help:"Name of the other project's network. Required."`
 	Target  string `env:"ANCHORD_FOLLOW_TARGET" help:"The container that is kept on it: a service of this Compose project, or a container's name. Required."`
 	Restart string `env:"ANCHORD_FOLLOW_RESTART" default:"false" help:"Restart that container whenever it was attached again."`

@@ -31,16 +31,16 @@ type runVars struct {
 type networkVars struct {
 	Project        string `env:"ANCHORD_PROJECT" help:"Compose project whose containers are managed. Default: the project of anchord's own container, else $COMPOSE_PROJECT_NAME."`
 	ComposeProject string `env:"COMPOSE_PROJECT_NAME" hidden:""`
-	LabelSelector  string `env:"ANCHORD_LABEL_SELECTOR" help:"Manage the containers that carry all these labels, in place of a project's."`
+	LabelSelector  string `env:"ANCHORD_LABEL_SELECTOR" help:"Manage the containers that carry all these labels, in place of a project's: k=v,k2=v2."`
 	ExtNetwork     string `env:"ANCHORD_EXT_NETWORK" help:"Docker network that is the LAN. Default: the one macvlan or ipvlan network attached."`
 	ExtIface       string `env:"ANCHORD_EXT_IFACE" help:"LAN interface where no network tells it. Default: eth0."`
 	VLANParent     string `env:"ANCHORD_VLAN_PARENT" help:"Interface of anchord's own namespace on which it makes the LAN interface itself (macvlan), named ANCHORD_EXT_IFACE, else anchord-ext."`
 	ExtMAC         string `env:"ANCHORD_EXT_MAC" help:"MAC on the LAN: aa:bb:cc:dd:ee:ff, keep or derived. Default: derived from the project's name where Docker gave no IPv4 address, else keep."`
 	AddressMode    string `env:"ANCHORD_ADDRESS_MODE" default:"auto" help:"auto, bootstrap (keep Docker's address), dhcp-refresh (lease one) or slaac-ra-only (Docker's in IPv4, no DHCP client). auto: bootstrap where Docker gave an IPv4 address, else dhcp-refresh."`
-	ExtGatewayIP   string `env:"ANCHORD_EXT_GATEWAY_IP" help:"Gateway on the LAN, one per family, where no lease names one."`
-	DHCPHostname   string `env:"ANCHORD_DHCP_HOSTNAME" help:"Name and client identifier for the DHCP server. Default: the project's name."`
-	DHCPBackoffMax string `env:"ANCHORD_DHCP_BACKOFF_MAX" default:"5m" help:"Longest pause between tries for a lease."`
-	SharedNetwork  string `env:"ANCHORD_SHARED_NETWORK" help:"Docker network on which backend addresses are read. Default: the attached one with the most backends."`
+	ExtGatewayIP   string `env:"ANCHORD_EXT_GATEWAY_IP" help:"Gateway on the LAN where no lease names one: v4, v6 or v4,v6."`
+	DHCPHostname   string `env:"ANCHORD_DHCP_HOSTNAME" help:"Name and client identifier for the DHCP server. Default: the project's name; with a selector alone, its first value by key."`
+	DHCPBackoffMax string `env:"ANCHORD_DHCP_BACKOFF_MAX" default:"5m" help:"Longest pause between tries for a lease; the first is 1s."`
+	SharedNetwork  string `env:"ANCHORD_SHARED_NETWORK" help:"Docker network on which backend addresses are read. Default: the attached one with the most exposed containers."`
 	DNS            string `env:"ANCHORD_DNS" help:"Name servers that the project's containers reach at their gateway: ip[,ip], or off. Default: the lease's."`
 	PollInterval   string `env:"ANCHORD_POLL_INTERVAL" default:"30s" help:"Look at everything this often, though nothing moved."`
 	dockerVars

@@ -46,4 +46,6 @@ var alone = []scenario{
 	{name: "tables and route deleted by hand", run: repairedByHand},
 	{name: "a container stays on another project's network", run: externalRebinder},
 	{name: "fifty recreations", run: fiftyRecreations},
+	{name: "the newcomer's path", run: newcomersPath},
+	{name: "comparison", run: comparison, lan: lab.LANOptions{IPv6: lab.SLAAC}},
 }

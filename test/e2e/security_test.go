@@ -7,18 +7,11 @@ import (
 	"time"
 )
 
-// leastPrivilege is all that anchord needs: three capabilities, a root file
-// system that cannot be written, no new privileges. The lease is renewed, which
-// takes one of the three, and given back.
+// leastPrivilege is all that anchord needs, as docs/security.md has it: three
+// capabilities, a root file system that cannot be written, no new privileges. The
+// lease is renewed, which takes one of the three, and given back.
 func leastPrivilege(s *site) {
-	p := s.project("least", twoServices+`
-  anchord:
-    cap_drop: [ALL]
-    cap_add: [NET_RAW, NET_BIND_SERVICE]
-    read_only: true
-    tmpfs: [/run]
-    security_opt: ["no-new-privileges:true"]
-`)
+	p := s.project("least", twoServices+docBlock(s.T, "docs/security.md", "## Least privilege", "yaml"))
 	p.up()
 	addr := p.reachable(80)
 	host := p.inspect("anchord").HostConfig

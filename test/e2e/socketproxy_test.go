@@ -41,23 +41,10 @@ const (
 	proxyPort    = 2375
 )
 
-// proxyBlock is what users copy: the first fenced block below a heading.
+// proxyBlock is what users copy of docs/socket-proxy.md.
 func proxyBlock(t *testing.T, heading, language string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(repository, "docs/socket-proxy.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, found := strings.Cut(string(text), "\n"+heading+"\n")
-	if end := regexp.MustCompile(`\n##+ `).FindStringIndex(section); end != nil {
-		section = section[:end[0]]
-	}
-	_, block, opened := strings.Cut(section, "\n```"+language+"\n")
-	block, _, closed := strings.Cut(block, "\n```")
-	if !found || !opened || !closed {
-		t.Fatalf("docs/socket-proxy.md has no %s block below %q", language, heading)
-	}
-	return block + "\n"
+	return docBlock(t, "docs/socket-proxy.md", heading, language)
 }
 
 // guarded prepares a project whose anchord reaches Docker only by the proxy of

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// docs is where the pages are that show what this package declares.
+const docs = "../../docs"
+
+// tables are what docs/configuration.md shows between its markers, made of what
+// the program itself reads and prints.
+func tables(t *testing.T) map[string]string {
+	t.Helper()
+	parser, err := kong.New(&commands{}, kong.Name("anchord"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{
+		"commands":          commandTable(parser.Model.Children),
+		"all modes":         variableTable(commonVars{}),
+		"network-anchor":    variableTable(networkVars{}),
+		"shared namespaces": variableTable(repairVars{}),
+		"service-anchor":    variableTable(followVars{}),
+		"rebinders":         variableTable(rebindVars{}),
+		"external-rebinder": variableTable(externalRebinderVars{}),
+	}
+}
+
+func commandTable(commands []*kong.Node) string {
+	rows := []string{"| command | what it does |", "|---|---|"}
+	for _, c := range commands {
+		leaves := []*kong.Node{c}
+		if len(c.Children) > 0 {
+			leaves = c.Children
+		}
+		for _, leaf := range leaves {
+			rows = append(rows, fmt.Sprintf("| `%s` | %s |", leaf.FullPath(), leaf.Help))
+		}
+	}
+	return strings.Join(rows, "\n")
+}
+
+// A default that is found out at run time is told at the end of the meaning.
+var foundOut = regexp.MustCompile(`^(.*?) ?Default: (.*)\.$`)
+
+func variableTable(vars any) string {
+	rows := []string{"| variable | default | meaning |", "|---|---|---|"}
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(vars)) {
+		name, meaning := f.Tag.Get("env"), f.Tag.Get("help")
+		if _, hidden := f.Tag.Lookup("hidden"); name == "" || hidden {
+			continue
+		}
+		byDefault := f.Tag.Get("default")
+		if byDefault != "" {
+			byDefault = "`" + byDefault + "`"
+		}
+		if m := foundOut.FindStringSubmatch(meaning); m != nil {
+			meaning, byDefault = m[1], m[2]
+		}
+		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s |", name, byDefault, strings.ReplaceAll(meaning, "|", `\|`)))
+	}
+	return strings.Join(rows, "\n")
+}
+
+var generated = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(\n<!-- end -->)`)
+
+func TestDocsShowTheVariablesAndCommandsThatThereAre(t *testing.T) {
+	path := filepath.Join(docs, "configuration.md")
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := tables(t)
+	want := generated.ReplaceAllStringFunc(string(page), func(block string) string {
+		m := generated.FindStringSubmatch(block)
+		table, known := left[m[2]]
+		if !known {
+			t.Errorf("%s has a marker %q twice, or one that nothing is made for", path, m[2])
+			return block
+		}
+		delete(left, m[2])
+		return m[1] + "\n" + table + "\n" + m[3]
+	})
+	for name := range left {
+		t.Errorf("%s has no marker %q", path, name)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if want != string(page) {
+		t.Errorf("%s is not what the code says: make docs, then look at the difference", path)
+	}
+}
+
+// Whatever any command reads is in a table, also what is added in a struct that
+// no table is made of yet.
+func TestDocsNameEveryVariable(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(docs, "configuration.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser, err := kong.New(&commands{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leaf := range parser.Model.Leaves(true) {
+		for _, f := range leaf.Flags {
+			for _, name := range f.Envs {
+				if !f.Hidden && !strings.Contains(string(page), "\n| `"+name+"` |") {
+					t.Errorf("%s reads %s, which docs/configuration.md has in no table", leaf.FullPath(), name)
+				}
+			}
+		}
+	}
+}

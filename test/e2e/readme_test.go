@@ -1,0 +1,313 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/AlexCherrypi/anchord/test/lab"
+)
+
+// notRun are the README's commands that the newcomer's path leaves out. All
+// others are run there as they stand.
+var notRun = map[string]string{
+	"make demo":    "raises a lab beside this one; it checks what it shows, and is run by hand",
+	"make test":    "runs this test",
+	"git clone":    "the lab has no way out; the path begins in the repository",
+	"docker build": "the lab has no registry to pull Alpine from; the next command builds from the same Dockerfile",
+	upBefore28:     "is run in place of the other one, on engines that need it",
+}
+
+const (
+	up         = "docker compose up -d"
+	upBefore28 = "docker compose -f compose.yaml -f engine-before-28.yaml up -d"
+	elsewhere  = "# on another machine of the LAN"
+	shownAddr  = "192.0.2.29" // the project's, in the README
+)
+
+// block is a fenced block of a page.
+type block struct{ language, text string }
+
+func readmeBlocks(t *testing.T) []block {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []block
+	for _, m := range regexp.MustCompile("(?ms)^[ ]*```([a-z]*)[^\n]*\n(.*?)^[ ]*```[ ]*$").FindAllStringSubmatch(string(readme), -1) {
+		blocks = append(blocks, block{m[1], m[2]})
+	}
+	return blocks
+}
+
+// docBlock is the first fenced block of a language below a heading of a page.
+func docBlock(t *testing.T, page, heading, language string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(text), "\n"+heading+"\n")
+	if end := regexp.MustCompile(`\n##+ `).FindStringIndex(section); end != nil {
+		section = section[:end[0]]
+	}
+	_, block, opened := strings.Cut(section, "\n```"+language+"\n")
+	block, _, closed := strings.Cut(block, "\n```")
+	if !found || !opened || !closed {
+		t.Fatalf("%s has no %s block below %q", page, language, heading)
+	}
+	return block + "\n"
+}
+
+// commands are the lines of a block of sh, without comments.
+func (b block) commands() []string {
+	var commands []string
+	for line := range strings.Lines(b.text) {
+		line, _, _ = strings.Cut(line, " #")
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			commands = append(commands, line)
+		}
+	}
+	return commands
+}
+
+// leftOut says why a command is not run.
+func leftOut(command string) (reason string, is bool) {
+	for prefix, reason := range notRun {
+		if command == prefix || strings.HasPrefix(command, prefix+" ") {
+			return reason, true
+		}
+	}
+	return "", false
+}
+
+// What is left out is in the README, and so is what promises are about.
+func TestReadmeHasTheCommandsThatThePathKnows(t *testing.T) {
+	var all []string
+	for _, b := range readmeBlocks(t) {
+		if b.language == "sh" {
+			all = append(all, b.commands()...)
+		}
+	}
+	for known := range notRun {
+		if !slices.ContainsFunc(all, func(c string) bool { return strings.HasPrefix(c, known) }) {
+			t.Errorf("the README does not have the command %q any more", known)
+		}
+	}
+	for known := range promises {
+		if !slices.Contains(all, known) {
+			t.Errorf("the README does not have the command %q any more", known)
+		}
+	}
+}
+
+// newcomer walks down the README.
+type newcomer struct {
+	*project
+	home     string
+	cwd      string
+	readme   []block
+	outputOf map[string]string // what the last run of each command has said
+}
+
+// promises are what the README says that a command leads to. A look is repeated,
+// with the command, as a newcomer does it.
+var promises = map[string]func(n *newcomer) error{
+	"ip route show default": func(n *newcomer) error {
+		if n.iface() == "" {
+			return fmt.Errorf("it says %q", n.outputOf["ip route show default"])
+		}
+		return nil
+	},
+	"docker compose exec anchord anchord status": func(n *newcomer) error {
+		got, want := shape(n.outputOf["docker compose exec anchord anchord status"]), shape(n.shownStatus())
+		if got != want {
+			return fmt.Errorf("the status has the shape\n%s\nthe README's has\n%s", got, want)
+		}
+		return nil
+	},
+	"curl http://" + shownAddr: func(n *newcomer) error {
+		if page := n.outputOf["curl http://"+shownAddr]; !strings.Contains(page, "nginx") {
+			return fmt.Errorf("the page is %q", page)
+		}
+		return nil
+	},
+	"docker compose logs web": func(n *newcomer) error {
+		if log := n.outputOf["docker compose logs web"]; !strings.Contains(log, n.lan.Client.Addr.String()) {
+			return fmt.Errorf("%s is not in %q", n.lan.Client.Addr, log)
+		}
+		return nil
+	},
+	"docker compose down": func(n *newcomer) error {
+		if l, err := n.findLease(n.name); err == nil {
+			return fmt.Errorf("there is still the lease %v", l)
+		}
+		if left := n.docker("ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project="+n.name); left != "" {
+			return fmt.Errorf("there are still containers: %s", left)
+		}
+		return nil
+	},
+}
+
+// newcomersPath runs the README's commands in their order, each as it stands but
+// for what is the reader's: the name of the interface, the addresses of the LAN,
+// the home directory. Images are there by the names that the README uses.
+func newcomersPath(s *site) {
+	for theirs, ours := range map[string]string{
+		"debian:12": lab.ImageBase, "nginx": lab.ImageNginx, "traefik/whoami": lab.ImagePeer,
+	} {
+		s.docker("tag", ours, theirs)
+	}
+	n := &newcomer{project: &project{site: s, name: "myserver"}, readme: readmeBlocks(s.T), outputOf: map[string]string{}}
+	var err error
+	if n.home, err = s.engine.TempDir(); err != nil {
+		s.Fatal(err)
+	}
+	if n.cwd, err = filepath.Abs(repository); err != nil {
+		s.Fatal(err)
+	}
+	parent, err := s.lan.Parent(s.ctx)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.hostOnLAN(parent)
+	n.dir = filepath.Join(n.home, "myserver")
+	s.Cleanup(n.cleanUp)
+	for i, b := range n.readme {
+		if b.language != "sh" {
+			continue
+		}
+		for _, command := range b.commands() {
+			if command == up {
+				n.save(n.readme[:i])
+			}
+			n.follow(command, strings.HasPrefix(b.text, elsewhere))
+		}
+	}
+	n.down = true
+}
+
+// save writes the files that the README has shown so far, or has named.
+func (n *newcomer) save(shown []block) {
+	n.Helper()
+	if n.cwd != n.dir {
+		n.Fatalf("the README saves the project's files in %s, want %s", n.cwd, n.dir)
+	}
+	for _, b := range shown {
+		if b.language == "yaml" {
+			n.write("compose.yaml", strings.Replace(b.text, "parent: eth0 ", "parent: "+n.iface()+" ", 1))
+		}
+	}
+	if n.engine.old {
+		n.write("engine-before-28.yaml", onLAN(readExample(n.T, "native/engine-before-28.yaml"), n.lan))
+	}
+}
+
+// follow runs a command and looks whether the README's promise comes true.
+func (n *newcomer) follow(command string, elsewhere bool) {
+	n.Helper()
+	if reason, is := leftOut(command); is {
+		n.Logf("not run: %s (%s)", command, reason)
+		return
+	}
+	promise := promises[command]
+	if promise == nil {
+		promise = func(*newcomer) error { return nil }
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		err := n.run(command, elsewhere)
+		if err == nil {
+			err = promise(n)
+		}
+		if err == nil {
+			n.Logf("as promised: %s", command)
+			return
+		}
+		if promises[command] == nil || time.Now().After(deadline) {
+			n.Fatalf("the README's command %q: %v", command, err)
+		}
+	}
+}
+
+// run runs a command on the Docker host, or on the other machine.
+func (n *newcomer) run(command string, elsewhere bool) error {
+	theirs := command
+	if n.engine.old && command == up {
+		theirs = upBefore28
+	}
+	if lease, err := n.findLease(n.name); err == nil {
+		theirs = strings.ReplaceAll(theirs, shownAddr, lease.Addr.String())
+	}
+	theirs = strings.ReplaceAll(theirs, "~/", n.home+"/")
+	host := n.engine.Root()
+	if elsewhere {
+		host = n.lan.Client
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Minute)
+	defer cancel()
+	where := filepath.Join(n.home, "cwd")
+	cmd := host.Command(ctx, "sh", "-c", theirs+"\nended=$?; pwd >"+where+"; exit $ended")
+	cmd.Dir, cmd.Env = n.cwd, n.engine.Environ()
+	out, err := try(cmd)
+	n.outputOf[command] = out
+	if err != nil {
+		return err
+	}
+	cwd, err := os.ReadFile(where)
+	n.cwd = strings.TrimSpace(string(cwd))
+	return err
+}
+
+// iface is the LAN interface's name as the newcomer has found it.
+func (n *newcomer) iface() string {
+	_, after, _ := strings.Cut(n.outputOf["ip route show default"], " dev ")
+	name, _, _ := strings.Cut(after, " ")
+	return strings.TrimSpace(name)
+}
+
+// shownStatus is the block in which the README shows the status.
+func (n *newcomer) shownStatus() string {
+	i := slices.IndexFunc(n.readme, func(b block) bool { return b.language == "" && strings.HasPrefix(b.text, n.name+" ") })
+	if i < 0 {
+		n.Fatal("the README shows no status")
+	}
+	return n.readme[i].text
+}
+
+// shape is a status without what differs from one LAN and moment to another.
+func shape(status string) string {
+	for _, r := range []struct{ pattern, word string }{
+		{`([0-9a-f]{2}:){5}[0-9a-f]{2}`, "MAC"},
+		{`\b\d+\.\d+\.\d+\.\d+`, "ADDRESS"},
+		{`ADDRESS/\d+`, "ADDRESS/BITS"},
+		{` on \S+, MAC`, " on INTERFACE, MAC"},
+		{`\b(\d+h)?(\d+m)?\d+s\b`, "TIME"},
+		{`(?m) \d+$`, " COUNT"},
+		{` +`, " "},
+	} {
+		status = regexp.MustCompile(r.pattern).ReplaceAllString(status, r.word)
+	}
+	return strings.TrimSpace(status)
+}
+
+// hostOnLAN gives the Docker host what it usually has: an address on the LAN,
+// here one that nobody else gets, and a default route. Both go with the LAN.
+func (s *site) hostOnLAN(iface string) netip.Addr {
+	s.Helper()
+	addr := s.lan.BootstrapRange.Addr()
+	for next := addr; s.lan.BootstrapRange.Contains(next); next = next.Next() {
+		addr = next
+	}
+	s.must(s.engine.Root(), "ip", "address", "add", fmt.Sprintf("%s/%d", addr, s.lan.Prefix.Bits()), "dev", iface)
+	s.must(s.engine.Root(), "ip", "route", "add", "default", "via", s.lan.Router.Addr.String(), "dev", iface)
+	return addr
+}
