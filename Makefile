@@ -28,12 +28,17 @@ demo-down: ## Remove what `make demo KEEP=1` left up
 .PHONY: test
 test: ## All tests, and that together they have seen every event
 	rm -f '$(EVENTS_SEEN)'
-	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit release-test netns e2e
+	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit contrib release-test netns e2e
 	go run ./test/told/untold '$(EVENTS_SEEN)'
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
 	$(call GOTEST,pkgname) -timeout 10m $(UNIT)
+
+.PHONY: contrib
+contrib: deps ## Tests of the alert rules and the dashboard, with promtool and Loki's parser
+	$(call GOTEST,pkgname) -timeout 5m ./test/contrib
+	cd contrib/loki/check && go test -count=1 .
 
 .PHONY: release-test
 release-test: ## A release is made twice: the same bytes, static, stamped
@@ -58,6 +63,10 @@ golden: ## Write the golden files anew
 .PHONY: docs
 docs: ## Write the tables in docs/ anew that are made from the code
 	go test . ./cmd/anchord -run TestDocs -update
+
+.PHONY: picture
+picture: deps ## Draw docs/img/dashboard.svg anew, from a run of five minutes
+	go test -count=1 -run '^TestDashboard$$' ./test/netns -args -picture '$(CURDIR)/docs/img/dashboard.svg'
 
 .PHONY: build
 build: ## Build bin/anchord

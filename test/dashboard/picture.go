@@ -33,13 +33,14 @@ var (
 type picture struct {
 	*bufio.Writer
 	from, to time.Time
+	step     time.Duration // between two points of a line
 }
 
 // Draw writes the dashboard as SVG, with what a Prometheus answers for the time
 // given. The drawing is ours and not Grafana's; the panels, their places and
 // their queries are the dashboard's.
 func (d Dashboard) Draw(w io.Writer, p *Prometheus, from, to time.Time, interval string) error {
-	b := picture{bufio.NewWriter(w), from, to}
+	b := picture{bufio.NewWriter(w), from, to, max(time.Second, to.Sub(from)/400)}
 	height := 0
 	for _, panel := range d.Panels {
 		height = max(height, (panel.GridPos.Y+panel.GridPos.H)*unit)
@@ -47,7 +48,7 @@ func (d Dashboard) Draw(w io.Writer, p *Prometheus, from, to time.Time, interval
 	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="DejaVu Sans, Verdana, sans-serif" font-size="11" fill="#2b2f36">`+"\n", 24*column, height+gap)
 	fmt.Fprintf(b, `<rect width="%d" height="%d" fill="#f1f2f4"/>`+"\n", 24*column, height+gap)
 	for _, panel := range d.Panels {
-		lines, err := panel.ask(p, from, to, interval)
+		lines, err := panel.ask(p, b, interval)
 		if err != nil {
 			return err
 		}
@@ -64,9 +65,9 @@ type line struct {
 }
 
 // ask gives the panel's lines.
-func (panel Panel) ask(p *Prometheus, from, to time.Time, interval string) (lines []line, err error) {
+func (panel Panel) ask(p *Prometheus, b picture, interval string) (lines []line, err error) {
 	for _, t := range panel.Targets {
-		series, err := p.Range(t.Query(interval), from, to, max(time.Second, to.Sub(from)/400))
+		series, err := p.Range(t.Query(interval), b.from, b.to, b.step)
 		if err != nil {
 			return nil, fmt.Errorf("panel %q: %w", panel.Title, err)
 		}
@@ -143,11 +144,12 @@ func (b picture) graph(panel Panel, lines []line, x, y, w, h int) {
 	for i, l := range lines {
 		fmt.Fprintf(b, `<path fill="none" stroke="%s" stroke-width="1.6" stroke-linejoin="round" d="`, palette[i%len(palette)])
 		step, pen := panel.FieldConfig.Defaults.Custom.LineInterpolation == "stepAfter", false
-		for _, p := range l.points {
+		for n, p := range l.points {
 			px, py := at(p)
+			gone := n > 0 && p.Time-l.points[n-1].Time > 1.5*b.step.Seconds()
 			switch {
 			case math.IsNaN(p.Value):
-			case !pen:
+			case !pen || gone:
 				fmt.Fprintf(b, "M%.1f %.1f", px, py)
 			case step:
 				fmt.Fprintf(b, "H%.1fV%.1f", px, py)

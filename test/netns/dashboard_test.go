@@ -87,7 +87,7 @@ func TestDashboard(t *testing.T) {
 		w.busy(*pictureTime, web, server, dns)
 	}
 	var svg bytes.Buffer
-	if err := d.Draw(&svg, p, start, time.Now(), "20s"); err != nil {
+	if err := d.Draw(&svg, p, start, time.Now(), "40s"); err != nil {
 		t.Fatal(err)
 	}
 	if err := wellFormed(svg.Bytes()); err != nil || !strings.Contains(svg.String(), ">shop<") {

@@ -115,7 +115,8 @@ var variables = strings.Fields(`
 	ANCHORD_SHARED_NETWORK ANCHORD_POLL_INTERVAL ANCHORD_TEMPLATE_DIR ANCHORD_DNS ANCHORD_AUTOSTART_SIBLINGS
 	ANCHORD_AUTOFIX_DEAD_NETNS ANCHORD_MANAGED_SA_TARGET ANCHORD_MANAGED_SA_NAME ANCHORD_MANAGED_SA_IMAGE
 	ANCHORD_MANAGED_SA_GATEWAY_IP ANCHORD_MANAGED_SA_EXTRA_ENV ANCHORD_MANAGED_SA_LABELS
-	ANCHORD_GATEWAY_HOSTNAME ANCHORD_GATEWAY_IP ANCHORD_GATEWAY_RESOLVE_INTERVAL`)
+	ANCHORD_GATEWAY_HOSTNAME ANCHORD_GATEWAY_IP ANCHORD_GATEWAY_RESOLVE_INTERVAL
+	ANCHORD_FOLLOW_NETWORK ANCHORD_FOLLOW_TARGET ANCHORD_FOLLOW_RESTART`)
 
 func lookPath(path, name string) (string, error) {
 	for _, dir := range filepath.SplitList(path) {
@@ -159,6 +160,11 @@ func cmdDocker(ts *testscript.TestScript, neg bool, args []string) {
 	case "add":
 		need(ts, args, 2, "docker add NAME ADDRESS [LABEL=VALUE…]")
 		d.AddContainer(projectContainer(args[0], args[1], args[2:]))
+	case "joins":
+		need(ts, args, 2, "docker joins NAME ID")
+		c := projectContainer(args[0], "", nil)
+		c.Networks, c.NetworkMode = nil, "container:"+args[1]
+		d.AddContainer(c)
 	case "fail":
 		need(ts, args, 2, "docker fail PREFIX STATUS")
 		status, err := strconv.Atoi(args[1])
