@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
+	"github.com/AlexCherrypi/anchord/test/told"
 )
 
 // behindProxy run with nothing between anchord and the engine but what
@@ -157,6 +158,9 @@ func (p *project) loggedBy(service, event string, want int) func(context.Context
 	return func(context.Context) error {
 		var found []string
 		log := p.docker("logs", p.container(service))
+		if err := told.Log(log); err != nil {
+			return err
+		}
 		for line := range strings.Lines(log) {
 			if strings.Contains(line, `"event":"`+event+`"`) {
 				found = append(found, line)
