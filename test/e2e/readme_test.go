@@ -93,8 +93,17 @@ func leftOut(command string) (reason string, is bool) {
 func TestReadmeHasTheCommandsThatThePathKnows(t *testing.T) {
 	var all []string
 	for _, b := range readmeBlocks(t) {
-		if b.language == "sh" {
+		switch b.language {
+		case "sh":
 			all = append(all, b.commands()...)
+		case "", "yaml": // what is seen, and what is saved
+		default:
+			t.Errorf("the README has a block of %s, whose commands nobody runs; write sh", b.language)
+		}
+	}
+	for _, command := range all {
+		if strings.HasSuffix(command, `\`) {
+			t.Errorf("the command %q goes on in the next line, which the path does not understand", command)
 		}
 	}
 	for known := range notRun {
