@@ -42,7 +42,11 @@ func commandTable(commands []*kong.Node) string {
 			leaves = c.Children
 		}
 		for _, leaf := range leaves {
-			rows = append(rows, fmt.Sprintf("| `%s` | %s |", leaf.FullPath(), leaf.Help))
+			path := leaf.FullPath()
+			if leaf == c.DefaultCmd {
+				path = c.FullPath() // nobody writes its name
+			}
+			rows = append(rows, fmt.Sprintf("| `%s` | %s |", path, leaf.Help))
 		}
 	}
 	return strings.Join(rows, "\n")

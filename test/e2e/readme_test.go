@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 // notRun are the README's commands that the newcomer's path leaves out. All
 // others are run there as they stand.
 var notRun = map[string]string{
-	"make demo":    "raises a lab beside this one; it checks what it shows, and is run by hand",
+	"make demo":    "raises a lab of its own; TestDemo runs it",
 	"make test":    "runs this test",
 	"git clone":    "the lab has no way out; the path begins in the repository",
 	"docker build": "the lab has no registry to pull Alpine from; the next command builds from the same Dockerfile",
@@ -93,8 +95,17 @@ func leftOut(command string) (reason string, is bool) {
 func TestReadmeHasTheCommandsThatThePathKnows(t *testing.T) {
 	var all []string
 	for _, b := range readmeBlocks(t) {
-		if b.language == "sh" {
+		switch b.language {
+		case "sh":
 			all = append(all, b.commands()...)
+		case "", "yaml": // what is seen, and what is saved
+		default:
+			t.Errorf("the README has a block of %s, whose commands nobody runs; write sh", b.language)
+		}
+	}
+	for _, command := range all {
+		if strings.HasSuffix(command, `\`) {
+			t.Errorf("the command %q goes on in the next line, which the path does not understand", command)
 		}
 	}
 	for known := range notRun {
@@ -106,6 +117,21 @@ func TestReadmeHasTheCommandsThatThePathKnows(t *testing.T) {
 		if !slices.Contains(all, known) {
 			t.Errorf("the README does not have the command %q any more", known)
 		}
+	}
+}
+
+// TestDemo runs the first of the README's commands. The demo checks each fact that
+// it shows.
+func TestDemo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "make", "demo")
+	cmd.Dir = repository
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	if out, err := try(cmd); err != nil || !strings.HasSuffix(strings.TrimSpace(out), "demo: ok") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
