@@ -27,6 +27,7 @@ import (
 var examples = []scenario{
 	{name: "examples pass docker compose config", run: examplesAreValid},
 	{name: "mailcow", run: mailcow},
+	{name: "mailcow with IPv6", run: mailcowIPv6, lan: lab.LANOptions{IPv6: lab.SLAAC}},
 	{name: "nextcloud: a call is relayed from the project's address", run: nextcloudCall},
 	{name: "matrix: two on the LAN call each other and other homeservers are met", run: matrixCall},
 	{name: "authentik: an outpost that its worker made answers LDAP", run: authentikOutpost},
@@ -53,30 +54,40 @@ func examplesAreValid(s *site) {
 	}
 }
 
-// mailcow runs Mailcow with the override that puts it on the LAN. What is not of
+// mailcow prepares Mailcow and the override that puts it on the LAN. What is not of
 // Mailcow's shape is said by a variable, as in its mailcow.conf, and by settings of
 // the servers that stand for its own.
-func mailcow(s *site) {
+func (s *site) mailcow(name, network string) *project {
+	s.Helper()
 	parent, err := s.lan.Parent(s.ctx)
 	if err != nil {
 		s.Fatal(err)
 	}
-	p := s.bare("mailcowdockerized", asInLab(readExample(s.T, "mailcow/docker-compose.yml"), ""))
+	p := s.bare(name, asInLab(readExample(s.T, "mailcow/docker-compose.yml"), ""))
 	p.write("docker-compose.override.yml", asInLab(readExample(s.T, "mailcow/docker-compose.override.yml"), parent))
 	if s.engine.old {
 		p.write("engine-before-28.yaml", onLAN(readExample(s.T, "native/engine-before-28.yaml"), s.lan))
 	}
 	p.write("scenario.yaml", fmt.Sprintf(`
+networks:
+  mailcow-network:
+    driver_opts: {com.docker.network.bridge.name: br-%s}
 services:
   unbound-mailcow:
     command: ["--server=%s"]
   postfix-mailcow:
     command: sh -c "postconf -e virtual_mailbox_domains=example.org virtual_mailbox_maps=static:all virtual_transport=lmtp:inet:dovecot:24 && exec postfix start-fg"
-`, s.lan.Router.Addr))
+`, name, s.lan.Router.Addr))
 	// Mailcow's own network may be one that the engine gave to another project.
-	if err := os.WriteFile(filepath.Join(p.dir, ".env"), []byte("IPV4_NETWORK=10.231.8\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(p.dir, ".env"), []byte("IPV4_NETWORK="+network+"\n"), 0o644); err != nil {
 		s.Fatal(err)
 	}
+	return p
+}
+
+// mailcow is one server for who sends and who gets mail, and nothing but that.
+func mailcow(s *site) {
+	p := s.mailcow("mailcow", "10.231.8")
 	exchange := s.mailExchange("elsewhere.example")
 	p.up()
 	addr, client := p.addr(), s.lan.Client
@@ -100,6 +111,32 @@ services:
 		s.ban(client)
 		s.silent(client, "tcp", addr, 25)
 	})
+}
+
+// mailcowIPv6 is that Mailcow's own IPv6 network is on the LAN too, with a file
+// more.
+func mailcowIPv6(s *site) {
+	p := s.mailcow("mailcow6", "10.231.9")
+	p.write("ipv6.yaml", readExample(s.T, "mailcow/ipv6.yaml"))
+	if s.engine.old {
+		p.write("ipv6-before-28.yaml", readExample(s.T, "native/ipv6-before-28.yaml"))
+	}
+	p.up()
+	client := s.lan.Client
+	s.within(patience, time.Now(), "postfix greets", greets(client, p.addr()))
+	var addr netip.Addr
+	s.within(patience, time.Now(), "an address of the advertised prefix", func(context.Context) error {
+		if addr = p.madeAddr(); !addr.IsValid() {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	s.within(patience, time.Now(), "a mail is accepted", slow(func(ctx context.Context) error {
+		return sendMail(ctx, client, addr, "anna@elsewhere.example", "bert@example.org", "Subject: by IPv6\r\n\r\n")
+	}))
+	s.within(5*time.Second, time.Now(), "postfix logs the client's address", p.logs("postfix-mailcow", ": connect from unknown["+client.Addr6.String()+"]\n"))
+	s.serve(client, "tcp:7000")
+	s.within(patience, time.Now(), "IPv6 leaves as the project", leavesAs(addr, p.enter("postfix-mailcow"), "tcp", client.Addr6, 7000))
 }
 
 // step is a part of a scenario that has a name of its own.
@@ -351,7 +388,6 @@ services:
 			refused(s, s.lan.Client, "tcp", addr, port)
 		}
 		s.silent(p.enter("turn"), "udp", p.transitAddr("app"), 80)
-		s.silent(p.enter("turn"), "tcp", p.transitAddr("app"), 80)
 	})
 	// As when the provider gives the router another address, or the DHCP server
 	// the project.
@@ -362,12 +398,15 @@ services:
 		if err != nil {
 			s.Fatal(err)
 		}
-		s.within(patience, time.Now(), "callers are told so", slow(func(context.Context) error {
-			if told := p.call(toPhone...); told.Addr() != router {
-				return fmt.Errorf("they are told to be at %s", told)
+		s.within(patience, time.Now(), "the TURN server has started anew", func(context.Context) error {
+			if c := p.inspect("turn"); c.RestartCount == 0 || !c.State.Running {
+				return fmt.Errorf("it was started anew %d times and is %s", c.RestartCount, c.State.Status)
 			}
 			return nil
-		}))
+		})
+		if told := p.call(toPhone...); told.Addr() != router {
+			s.Errorf("the caller was told to be at %s, want %s", told, router)
+		}
 	})
 }
 
@@ -379,7 +418,7 @@ func (p *project) call(options ...string) (told netip.AddrPort) {
 	p.Helper()
 	addr := p.addr()
 	p.within(patience, time.Now(), fmt.Sprintf("a call %v", options), slow(func(ctx context.Context) error {
-		args := append([]string{"timeout", "20", "turnutils_uclient", "-v", "-n", "3", "-u", "caller", "-W", "change-me"}, options...)
+		args := append([]string{"timeout", "10", "turnutils_uclient", "-v", "-n", "3", "-u", "caller", "-W", "change-me"}, options...)
 		cmd, err := p.engine.Tool(ctx, p.lan.Client, lab.ImageCoturn, append(args, addr.String())...)
 		if err != nil {
 			return err
