@@ -392,6 +392,7 @@ services:
 	// As when the provider gives the router another address, or the DHCP server
 	// the project.
 	s.step("the name has another address", func() {
+		before := p.inspect("turn").RestartCount
 		err := s.lan.ConfigureDHCP(s.ctx, func(c *lab.DHCPConfig) {
 			c.Extra = []string{"host-record=" + domain + "," + router.String()}
 		})
@@ -399,7 +400,7 @@ services:
 			s.Fatal(err)
 		}
 		s.within(patience, time.Now(), "the TURN server has started anew", func(ctx context.Context) error {
-			if c := p.inspect("turn"); c.RestartCount == 0 {
+			if p.inspect("turn").RestartCount == before {
 				return errors.New("it has not")
 			}
 			conn, err := s.lan.Client.DialContext(ctx, "tcp", netip.AddrPortFrom(addr, 3478).String())
