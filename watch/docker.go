@@ -71,7 +71,7 @@ func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
 		if err != nil {
 			return anchord.Self{}, explain("inspecting network "+e.Network, err)
 		}
-		self.Networks = append(self.Networks, readNetwork(n))
+		self.Networks = append(self.Networks, readNetwork(n, raw.NetworkSettings.Networks[e.Network].Gateway))
 	}
 	d.mu.Lock()
 	d.id = raw.ID
@@ -211,7 +211,10 @@ func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint
 	return list
 }
 
-func readNetwork(n network.Inspect) anchord.Network {
+// readNetwork reads a network. Where its subnet was given without a gateway,
+// the engine keeps the one that it chose to itself, and tells only the
+// containers: ours has chosen as its IPv4 gateway.
+func readNetwork(n network.Inspect, chosen string) anchord.Network {
 	out := anchord.Network{
 		ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal,
 		Key:         n.Labels["com.docker.compose.network"],
@@ -226,6 +229,9 @@ func readNetwork(n network.Inspect) anchord.Network {
 		// Some releases write the gateway with its prefix length.
 		gateway, _, _ := strings.Cut(c.Gateway, "/")
 		p.Gateway, _ = netip.ParseAddr(gateway)
+		if own, err := netip.ParseAddr(chosen); err == nil && !p.Gateway.IsValid() && out.InhibitIPv4 && subnet.Contains(own) {
+			p.Gateway = own
+		}
 		key := "DefaultGatewayIPv4"
 		if subnet.Addr().Is6() {
 			key = "DefaultGatewayIPv6"

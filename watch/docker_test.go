@@ -79,11 +79,34 @@ func TestNetworkAsDockerShowsIt(t *testing.T) {
 			{Subnet: netip.MustParsePrefix("10.5.0.0/24"), DefaultGateway: netip.MustParseAddr("10.5.0.254")},
 		},
 	}
-	if got := readNetwork(raw); !reflect.DeepEqual(got, want) {
+	if got := readNetwork(raw, ""); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}
-	if bare := readNetwork(network.Inspect{ID: "n2", Name: "lan", Driver: "macvlan"}); bare.Pools != nil || bare.InhibitIPv4 || bare.Key != "" {
+	if bare := readNetwork(network.Inspect{ID: "n2", Name: "lan", Driver: "macvlan"}, "198.51.100.1"); bare.Pools != nil || bare.InhibitIPv4 || bare.Key != "" {
 		t.Errorf("a network without anything: %+v", bare)
+	}
+}
+
+// A subnet that was given without a gateway has one, which only the containers
+// are told.
+func TestGatewayThatDockerChose(t *testing.T) {
+	for _, c := range []struct {
+		inhibit, given, chosen, want string
+	}{
+		{inhibit: "true", chosen: "172.22.1.1", want: "172.22.1.1"},
+		{inhibit: "true", chosen: "", want: ""},
+		{inhibit: "true", chosen: "10.0.0.1", want: ""}, // of another subnet
+		{inhibit: "true", given: "172.22.1.9", chosen: "172.22.1.1", want: "172.22.1.9"},
+		{inhibit: "", chosen: "172.22.1.1", want: ""}, // the host has it
+	} {
+		n := readNetwork(network.Inspect{
+			Options: map[string]string{"com.docker.network.bridge.inhibit_ipv4": c.inhibit},
+			IPAM:    network.IPAM{Config: []network.IPAMConfig{{Subnet: "172.22.1.0/24", Gateway: c.given}}},
+		}, c.chosen)
+		want, _ := netip.ParseAddr(c.want)
+		if got := n.Gateway(anchord.V4); got != want {
+			t.Errorf("%+v: the gateway is %v", c, got)
+		}
 	}
 }
 

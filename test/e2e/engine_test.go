@@ -22,8 +22,11 @@ func raise(t *testing.T, release lab.Release) *engine {
 	t.Helper()
 	l, err := lab.Up(t.Context(), lab.Options{
 		Release: release.Name,
-		Images:  []string{lab.ImageAnchord, lab.ImageNginx, lab.ImageHAProxy, lab.ImagePeer, lab.ImagePostfix, lab.ImageRedis},
-		Log:     os.Stderr,
+		Images: []string{
+			lab.ImageAnchord, lab.ImageNginx, lab.ImageHAProxy, lab.ImagePeer,
+			lab.ImagePostfix, lab.ImageDovecot, lab.ImageDNSmasq, lab.ImageCoturn, lab.ImageLDAP, lab.ImageRedis,
+		},
+		Log: os.Stderr,
 	})
 	if err != nil {
 		t.Fatalf("engine %s: %v", release.Name, err)
@@ -71,7 +74,7 @@ func TestEngines(t *testing.T) {
 			e := raise(t, release)
 			t.Run("bridged packets filtered", func(t *testing.T) {
 				e.filterBridged(t, true)
-				e.together(t, slices.Concat(scenarios, namespaces, behindProxy, wrapScenarios, scopeScenarios, nativeMatrix))
+				e.together(t, slices.Concat(scenarios, namespaces, behindProxy, wrapScenarios, scopeScenarios, examples, nativeMatrix))
 			})
 			t.Run("bridged packets not filtered", func(t *testing.T) {
 				e.filterBridged(t, false)

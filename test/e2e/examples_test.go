@@ -29,6 +29,25 @@ var imageInLab = strings.NewReplacer(
 	"image: nginx\n", "image: "+lab.ImageNginx+"\n",
 	"image: boky/postfix\n", "image: "+lab.ImagePostfix+"\n",
 	"image: redis\n", "image: "+lab.ImageRedis+"\n",
+
+	"image: ghcr.io/mailcow/unbound:1.24\n", "image: "+lab.ImageDNSmasq+"\n",
+	"image: ghcr.io/mailcow/postfix:1.80\n", "image: "+lab.ImagePostfix+"\n",
+	"image: ghcr.io/mailcow/dovecot:2.33\n", "image: "+lab.ImageDovecot+"\n",
+	"image: ghcr.io/mailcow/nginx:1.03\n", "image: "+lab.ImageNginx+"\n",
+	"image: ghcr.io/mailcow/phpfpm:1.93\n", "image: "+lab.ImagePeer+"\n",
+	"image: mariadb:10.11\n", "image: "+lab.ImagePeer+"\n",
+	"image: redis:7.4.2-alpine\n", "image: "+lab.ImageRedis+"\n",
+
+	"image: coturn/coturn\n", "image: "+lab.ImageCoturn+"\n",
+	"image: caddy\n", "image: "+lab.ImageNginx+"\n",
+	"image: nextcloud\n", "image: "+lab.ImageNginx+"\n",
+	"image: mariadb\n", "image: "+lab.ImagePeer+"\n",
+	"image: matrixdotorg/synapse\n", "image: "+lab.ImagePeer+"\n",
+	"image: postgres\n", "image: "+lab.ImagePeer+"\n",
+	"image: livekit/livekit-server\n", "image: "+lab.ImagePeer+"\n",
+	"image: ghcr.io/element-hq/lk-jwt-service\n", "image: "+lab.ImagePeer+"\n",
+	"image: ghcr.io/goauthentik/server\n", "image: "+lab.ImagePeer+"\n",
+	"image: postgres:16-alpine\n", "image: "+lab.ImagePeer+"\n",
 )
 
 // asInLab names the lab's images and its network card in place of a user's.
@@ -49,7 +68,11 @@ func onLAN(example string, lan *lab.LAN) string {
 // theirs to choose.
 func TestExamplesAreRunAsTheyAre(t *testing.T) {
 	chosen := regexp.MustCompile(`^(\s*image: |\s*parent: )\S+(.*)$`)
-	for _, name := range []string{"native/compose.yaml", "service-anchor/compose.yaml", "wrap/compose.yaml", "wrap/third-party.yaml"} {
+	for _, name := range []string{
+		"native/compose.yaml", "service-anchor/compose.yaml", "wrap/compose.yaml", "wrap/third-party.yaml",
+		"mailcow/docker-compose.yml", "mailcow/docker-compose.override.yml",
+		"nextcloud/compose.yaml", "matrix/compose.yaml", "authentik/compose.yaml",
+	} {
 		example := readExample(t, name)
 		run := asInLab(example, "lan1p1")
 		parents := strings.Count(example, "parent: eth0 ")

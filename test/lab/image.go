@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -18,15 +19,21 @@ const (
 	ImageNginx   = "nginx:lab"        // a web server that logs clients, as the official image does
 	ImageHAProxy = "haproxy:lab"      // reads its configuration where the official image does
 	ImagePeer    = "peer:lab"         // test/peer: answers everyone with the address it sees
+	ImageServers = "servers:lab"      // the programs of the following ones, which differ in which they start
 	ImagePostfix = "postfix:lab"      // a mail server that logs who connects
+	ImageDovecot = "dovecot:lab"      // mailboxes by IMAP, filled by LMTP; every user's password is "secret"
+	ImageDNSmasq = "dnsmasq:lab"      // a name server; its arguments say of what
+	ImageCoturn  = "coturn:lab"       // a TURN server; its arguments are options, as the official image's are
+	ImageLDAP    = "ldap:lab"         // a directory on the ports of authentik's, with its example user
 	ImageRedis   = "redis:lab"        // a database that answers every address, as the official image does
 )
 
-// debianImage is an image made of a tree, unchanged.
+// debianImage is an image made of a tree, unchanged, or of another image.
 type debianImage struct {
 	name    string
+	of      string // the other image
 	tree    tree
-	changes []string // Dockerfile instructions for the import
+	changes []string // Dockerfile instructions
 }
 
 var debianImages = []debianImage{
@@ -68,29 +75,107 @@ ln -sf /dev/stderr /var/log/nginx/error.log`,
 		},
 		changes: []string{`CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]`},
 	},
+	{name: ImageServers, tree: servers},
 	{
-		name:    ImagePostfix,
-		tree:    servers,
-		changes: []string{`CMD ["postfix", "start-fg"]`, "EXPOSE 25"},
+		name: ImagePostfix, of: ImageServers,
+		changes: []string{`CMD ["postfix", "start-fg"]`, "EXPOSE 25 465 587"},
 	},
 	{
-		name:    ImageRedis,
-		tree:    servers,
+		name: ImageDovecot, of: ImageServers,
+		changes: []string{`CMD ["dovecot", "-F"]`, "EXPOSE 24 143 993"},
+	},
+	{
+		name: ImageDNSmasq, of: ImageServers,
+		changes: []string{`ENTRYPOINT ["dnsmasq", "--keep-in-foreground", "--user=root", "--log-facility=-", "--no-hosts", "--no-resolv"]`, "EXPOSE 53/udp"},
+	},
+	{
+		name: ImageCoturn, of: ImageServers,
+		changes: []string{`ENTRYPOINT ["turnserver"]`, "EXPOSE 3478 3478/udp"},
+	},
+	{
+		name: ImageLDAP, of: ImageServers,
+		changes: []string{`CMD ["slapd", "-f", "/etc/ldap/slapd.conf", "-h", "ldap://:3389 ldaps://:6636", "-d", "stats"]`, "EXPOSE 3389 6636"},
+	},
+	{
+		name: ImageRedis, of: ImageServers,
 		changes: []string{`CMD ["redis-server", "--protected-mode", "no", "--save", ""]`, "EXPOSE 6379"},
 	},
 }
 
-// servers is one tree for two images, so that one is built and kept. The lab has
-// no name server that postfix could ask for its clients' names.
+// servers is one tree for all servers that need no more than a few settings, so
+// that one is built, kept and loaded.
 var servers = tree{
-	name:     "image-servers",
-	suite:    "bookworm",
-	packages: []string{"postfix", "redis-server"},
-	prepare: slim + `
-postconf -e maillog_file=/dev/stdout inet_interfaces=all smtpd_peername_lookup=no myhostname=mail.example compatibility_level=3.6
-postconf -F '*/*/chroot=n'`,
-	check: []string{"sh", "-c", "postconf mail_version && redis-server --version"},
+	name:  "image-servers",
+	suite: "bookworm",
+	packages: []string{
+		"coturn", "dnsmasq-base", "dovecot-imapd", "dovecot-lmtpd", "ldap-utils", "postfix", "redis-server", "slapd",
+	},
+	prepare: slim + setUpPostfix + setUpDovecot + setUpSlapd + noNames,
+	check:   []string{"sh", "-c", "postconf mail_version && redis-server --version && dovecot --version && slapcat -f /etc/ldap/slapd.conf"},
 }
+
+// The lab has no name server that postfix could ask for its clients' names.
+const setUpPostfix = `
+postconf -e maillog_file=/dev/stdout inet_interfaces=all smtpd_peername_lookup=no myhostname=mail.example compatibility_level=3.6
+postconf -M submission/inet="submission inet n - n - - smtpd"
+postconf -M smtps/inet="smtps inet n - n - - smtpd -o smtpd_tls_wrappermode=yes"
+postconf -F '*/*/chroot=n'`
+
+// A Tool on a host of the lab would wait for the machine's own name server.
+const noNames = `
+rm -f /etc/resolv.conf`
+
+const setUpDovecot = `
+cat >/etc/dovecot/local.conf <<END
+log_path = /dev/stderr
+info_log_path = /dev/stdout
+disable_plaintext_auth = no
+mail_location = maildir:/var/mail/%u
+first_valid_uid = 8
+passdb {
+  driver = static
+  args = password=secret
+}
+userdb {
+  driver = static
+  args = uid=mail gid=mail home=/var/mail/%u
+}
+service lmtp {
+  inet_listener lmtp {
+    port = 24
+  }
+}
+END
+sed -i 's/^!include auth-/#&/' /etc/dovecot/conf.d/10-auth.conf`
+
+const setUpSlapd = `
+rm -rf /etc/ldap/slapd.d /var/lib/ldap/*
+cat >/etc/ldap/slapd.conf <<END
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+TLSCertificateFile /etc/ssl/certs/ssl-cert-snakeoil.pem
+TLSCertificateKeyFile /etc/ssl/private/ssl-cert-snakeoil.key
+database mdb
+directory /var/lib/ldap
+suffix dc=ldap,dc=goauthentik,dc=io
+END
+slapadd -f /etc/ldap/slapd.conf <<END
+dn: dc=ldap,dc=goauthentik,dc=io
+objectClass: domain
+dc: ldap
+
+dn: ou=users,dc=ldap,dc=goauthentik,dc=io
+objectClass: organizationalUnit
+ou: users
+
+dn: cn=akadmin,ou=users,dc=ldap,dc=goauthentik,dc=io
+objectClass: person
+cn: akadmin
+sn: Admin
+userPassword: secret
+END`
 
 // LoadImages puts images into the engine.
 func (l *Lab) LoadImages(ctx context.Context, names ...string) error {
@@ -116,6 +201,9 @@ func (l *Lab) loadImage(ctx context.Context, name string) error {
 	if _, err := l.docker.ImageInspect(ctx, image.name); err == nil {
 		return nil
 	}
+	if image.of != "" {
+		return l.deriveImage(ctx, image)
+	}
 	archive, err := l.imageArchive(ctx, image)
 	if err != nil {
 		return err
@@ -123,16 +211,47 @@ func (l *Lab) loadImage(ctx context.Context, name string) error {
 	return l.importImage(ctx, archive, image.name, image.changes...)
 }
 
-// findDebianImage gives what has to come from the cache for an image.
-func findDebianImage(name string) (debianImage, bool) {
-	if name == ImageAnchord {
-		name = ImageBase
+// Tool is a program of an image on a host of the LAN, without a container.
+func (l *Lab) Tool(ctx context.Context, h *Host, image string, argv ...string) (*exec.Cmd, error) {
+	cached, ok := cachedImage(image)
+	if !ok {
+		return nil, fmt.Errorf("running %q of %s: the lab does not know it", argv, image)
 	}
+	dir, err := l.tree(ctx, cached.tree)
+	if err != nil {
+		return nil, err
+	}
+	return h.Command(ctx, append([]string{"chroot", dir}, argv...)...), nil
+}
+
+// deriveImage makes an image of another, whose files it shares in the engine.
+func (l *Lab) deriveImage(ctx context.Context, image debianImage) error {
+	if err := l.loadImage(ctx, image.of); err != nil {
+		return err
+	}
+	cmd := l.Docker(ctx, "build", "--tag", image.name, "-")
+	cmd.Stdin = strings.NewReader("FROM " + image.of + "\n" + strings.Join(image.changes, "\n") + "\n")
+	return run(cmd)
+}
+
+func findDebianImage(name string) (debianImage, bool) {
 	i := slices.IndexFunc(debianImages, func(image debianImage) bool { return image.name == name })
 	if i < 0 {
 		return debianImage{}, false
 	}
 	return debianImages[i], true
+}
+
+// cachedImage gives what has to come from the cache for an image.
+func cachedImage(name string) (debianImage, bool) {
+	if name == ImageAnchord {
+		name = ImageBase
+	}
+	image, ok := findDebianImage(name)
+	if image.of != "" {
+		return findDebianImage(image.of)
+	}
+	return image, ok
 }
 
 // BuildImage builds the repository's image as ImageAnchord, the way a user

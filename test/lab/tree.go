@@ -63,7 +63,7 @@ func (l *Lab) prepare(ctx context.Context, release Release, images []string) (tr
 		})
 	}
 	for _, name := range images {
-		if image, ok := findDebianImage(name); ok {
+		if image, ok := cachedImage(name); ok {
 			group.Go(func() error {
 				_, err := l.imageArchive(ctx, image)
 				return err
@@ -84,7 +84,7 @@ func Prepare(ctx context.Context, log io.Writer) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, release := range Releases {
 		group.Go(func() error {
-			_, err := l.prepare(ctx, release, []string{ImageBase, ImageNginx, ImageHAProxy, ImagePostfix, ImageRedis})
+			_, err := l.prepare(ctx, release, []string{ImageBase, ImageNginx, ImageHAProxy, ImageServers})
 			return err
 		})
 	}
