@@ -39,7 +39,7 @@ func (c *wrapRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays stra
 	if err := log.start("wrap-rebinder", bad, strays); err != nil {
 		return err
 	}
-	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	r := &rebinder{mode: "wrap-rebinder", log: log, trigger: anchord.NewTrigger()}
 	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
 		return (&anchord.Repairer{
 			Config: anchord.RepairConfig{Rebind: true, Interval: interval},
@@ -63,7 +63,7 @@ func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays 
 	if err := log.start("external-rebinder", bad, strays); err != nil {
 		return err
 	}
-	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+	r := &rebinder{mode: "external-rebinder", target: c.Target, network: c.Network, log: log, trigger: anchord.NewTrigger()}
 	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
 		return (&anchord.Rebinder{
 			Network: c.Network, Target: c.Target, Restart: restart, Interval: interval,
@@ -79,12 +79,15 @@ func (v rebindVars) check(e *configError) time.Duration {
 
 // rebinder is the wiring of both modes.
 type rebinder struct {
-	log     logger
-	trigger *anchord.Trigger
+	mode            string
+	target, network string // of the external-rebinder
+	log             logger
+	trigger         *anchord.Trigger
 
 	mu   sync.Mutex
 	err  error
 	seen bool
+	last *doneStatus
 }
 
 // run follows Docker's events with the loop that start gives, until ctx ends.
@@ -109,7 +112,7 @@ func (r *rebinder) run(ctx context.Context, common commonVars, v rebindVars, sta
 	defer func() { _ = containers.Close() }()
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
-	server{registry: newRegistry(), unmet: r.unmet}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
+	server{registry: newRegistry(), unmet: r.unmet, status: func(context.Context) any { return r.status() }}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		docker.Follow(ctx, func(s anchord.Source, at time.Time) {
@@ -140,6 +143,9 @@ func (r *rebinder) subscribed(err error) {
 
 func (r *rebinder) Event(level anchord.Level, event, message string, fields anchord.Fields) {
 	r.log.Event(level, event, message, fields)
+	r.mu.Lock()
+	r.last = &doneStatus{At: time.Now(), Event: event, Message: message}
+	r.mu.Unlock()
 }
 
 // Dead is of the wrap-rebinder, and told by the log.
