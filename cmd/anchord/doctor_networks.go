@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -40,7 +41,7 @@ type lanFacts struct {
 	notFound string // why there is none
 }
 
-func checkLAN(_ context.Context, p *patient) []finding {
+func checkLAN(ctx context.Context, p *patient) []finding {
 	if blind := p.blind(); blind != nil {
 		return blind
 	}
@@ -57,10 +58,26 @@ func checkLAN(_ context.Context, p *patient) []finding {
 			}
 		}
 	}
-	if link, err := net.InterfaceByName(p.probed()); err == nil {
-		f.carrier = link.Flags&net.FlagRunning != 0
-	}
+	f.carrier = hasLink(ctx, p.probed())
 	return judgeLAN(f)
+}
+
+// hasLink says whether an interface has a link; one that was taken up just now gets
+// a moment for it.
+func hasLink(ctx context.Context, iface string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
+	defer cancel()
+	for {
+		link, err := net.InterfaceByName(iface)
+		if err == nil && link.Flags&net.FlagRunning != 0 {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // noticed is the decision's message of an event, if it has one.

@@ -256,18 +256,19 @@ func (p *patient) router(ctx context.Context) (anchord.Advert, error) {
 		listening := make(chan error, 1)
 		go func() { listening <- adverts.Follow(ctx) }()
 		for ctx.Err() == nil && adverts.Adverts()[p.ext()].At == 0 {
-			if p.advertErr = p.ip.Solicit(ctx, p.ext()); p.advertErr != nil {
-				return
-			}
+			// It fails while the kernel still checks its own address on the link.
+			p.advertErr = p.ip.Solicit(ctx, p.ext())
 			select {
 			case p.advertErr = <-listening:
 				return
 			case <-heard:
-			case <-time.After(700 * time.Millisecond):
+			case <-time.After(300 * time.Millisecond):
 			case <-ctx.Done():
 			}
 		}
-		p.advert = adverts.Adverts()[p.ext()]
+		if p.advert = adverts.Adverts()[p.ext()]; p.advert.At != 0 {
+			p.advertErr = nil
+		}
 	})
 	return p.advert, p.advertErr
 }

@@ -102,26 +102,23 @@ func checkWayBack(ctx context.Context, p *patient) []finding {
 	for _, f := range anchord.Families {
 		for _, b := range p.backends(f) {
 			if a, asked := answers[b.Backend]; asked {
-				found = append(found, judgeWayBack(b.Container, b.Backend, a)...)
+				found = append(found, judgeWayBack(b.Container, b.Backend, a))
 			}
 		}
 	}
-	if found == nil {
-		return []finding{fine("%s, each asked as a client of the LAN would", plural(len(answers), "address")+" of containers answered")}
-	}
-	return found
+	return joined(found)
 }
 
-func judgeWayBack(container string, backend netip.Addr, a answer) []finding {
+func judgeWayBack(container string, backend netip.Addr, a answer) finding {
 	switch {
 	case a.err != nil:
-		return []finding{skipped("container %s: %v", container, a.err)}
+		return skipped("container %s: %v", container, a.err)
 	case a.far:
-		return nil
+		return fine("%s (%s) answers clients", container, backend)
 	case a.near:
-		return []finding{failure("let its default route lead to anchord: no second network that Docker takes it from (internal: true for that one, or gw_priority on the transit), or a service-anchor; see the check transit", "container %s (%s) answers its neighbours, but not clients: its way back does not lead to anchord, or the Docker host drops them", container, backend)}
+		return failure("let its default route lead to anchord: no second network that Docker takes it from (internal: true for that one, or gw_priority on the transit), or a service-anchor; see the check transit", "container %s (%s) answers its neighbours, but not clients: its way back does not lead to anchord, or the Docker host drops them", container, backend)
 	}
-	return []finding{warning("look whether it runs: docker compose ps, docker compose logs", "container %s (%s) does not answer at all", container, backend)}
+	return warning("look whether it runs: docker compose ps, docker compose logs", "container %s (%s) does not answer at all", container, backend)
 }
 
 func checkExposed(_ context.Context, p *patient) []finding {
