@@ -125,27 +125,36 @@ func (d *diagnosis) add(o checkOutcome) {
 // examine makes all checks at once and gives their findings in the checks' order.
 func examine(ctx context.Context, list []check, p *patient) []checkOutcome {
 	answers := make([]chan []finding, len(list))
-	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	limited, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	for i, c := range list {
 		answers[i] = make(chan []finding, 1)
-		go func() { answers[i] <- c.run(ctx, p) }()
+		go func() { answers[i] <- c.run(limited, p) }()
 	}
 	var outcomes []checkOutcome
-	late := time.After(checkTime + 500*time.Millisecond)
+	late, stop := context.WithTimeout(ctx, checkTime+500*time.Millisecond)
+	defer stop()
 	for i, c := range list {
-		var found []finding
-		select {
-		case found = <-answers[i]:
-		case <-late:
-			late = time.After(0)
-			found = []finding{skipped("the check did not come to an end in time")}
-		}
-		for _, f := range found {
+		for _, f := range answered(late, answers[i]) {
 			outcomes = append(outcomes, checkOutcome{c.group, c.name, f})
 		}
 	}
 	return outcomes
+}
+
+// answered waits for a check until late ends.
+func answered(late context.Context, answer <-chan []finding) []finding {
+	select {
+	case found := <-answer:
+		return found
+	case <-late.Done():
+	}
+	select {
+	case found := <-answer: // it came while others were waited for
+		return found
+	default:
+		return []finding{skipped("the check did not come to an end in time")}
+	}
 }
 
 func (c *examineCmd) tell(w io.Writer, d diagnosis) error {
