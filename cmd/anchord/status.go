@@ -351,7 +351,7 @@ func printExposed(w io.Writer, exposed []exposedStatus) {
 
 // longest name of a container with which a port, an IPv6 backend and a count
 // share a line of 80 columns.
-const longestName = 26
+const longestName = 24
 
 // shorten cuts a name's middle: its end tells the service.
 func shorten(name string) string {
