@@ -126,6 +126,9 @@ func (i IP) Reaches(ctx context.Context, iface string, addr netip.Addr) (bool, e
 	if err != nil {
 		return false, fmt.Errorf("looking for neighbour %s: %w", addr, err)
 	}
+	if strings.Contains(before, "PERMANENT") || strings.Contains(before, "NOARP") {
+		return true, nil // somebody's own word, which is not ours to put in doubt
+	}
 	ask := []string{"ip", "neighbour", "replace", addr.String(), "dev", iface, "use"}
 	if strings.Contains(before, "lladdr") {
 		ask = []string{"ip", "neighbour", "change", addr.String(), "dev", iface, "nud", "probe"}

@@ -52,8 +52,11 @@ var (
 		{"GET", "/_ping"}, {"GET", "/containers/json"}, {"GET", "/containers/{id}/json"}, {"GET", "/networks/{id}"},
 	}
 	manageCalls = []call{
-		{"POST", "/containers/create"}, {"POST", "/containers/{id}/rename"}, {"POST", "/containers/{id}/start"},
-		{"POST", "/containers/{id}/stop"}, {"DELETE", "/containers/{id}"},
+		{"POST", "/containers/create"},
+		{"POST", "/containers/{id}/rename"},
+		{"POST", "/containers/{id}/start"},
+		{"POST", "/containers/{id}/stop"},
+		{"DELETE", "/containers/{id}"},
 	}
 	recreateCalls = append([]call{{"GET", "/images/{name}/json"}}, manageCalls...)
 )
@@ -75,7 +78,8 @@ func writeRights(mode string, repairs anchord.RepairConfig, restart bool) []righ
 	case "network-anchor":
 		if repairs.Autostart {
 			rights = append(rights, right{
-				"ANCHORD_AUTOSTART_SIBLINGS", []call{{"POST", "/containers/{id}/start"}},
+				"ANCHORD_AUTOSTART_SIBLINGS",
+				[]call{{"POST", "/containers/{id}/start"}},
 				"containers that join the network of another one, which did not run yet, have to be started by hand",
 				allowFix("Autostart") + "; or set ANCHORD_AUTOSTART_SIBLINGS=false", isWarning,
 			})
@@ -100,7 +104,8 @@ func writeRights(mode string, repairs anchord.RepairConfig, restart bool) []righ
 		rights = append(rights, right{"external-rebinder", connect, "the container is not attached", allowFix("External-rebinder"), isFailure})
 		if restart {
 			rights = append(rights, right{
-				"ANCHORD_FOLLOW_RESTART", []call{{"POST", "/containers/{id}/restart"}},
+				"ANCHORD_FOLLOW_RESTART",
+				[]call{{"POST", "/containers/{id}/restart"}},
 				"the container is not restarted", allowFix("External-rebinder with restarts"), isWarning,
 			})
 		}

@@ -44,7 +44,6 @@ type patient struct {
 	started   bool // an anchord runs in this container, or did
 	running   *statusReport
 	runErr    error
-	ready     []string // what the running anchord, of any mode, waits for
 	asked     sync.Once
 	offer     exec.Offer
 	offered   bool

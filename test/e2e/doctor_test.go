@@ -107,7 +107,13 @@ func (s *site) answersDNS() {
 // touched by looking.
 func doctorHealthy(s *site) {
 	s.answersDNS()
-	p := s.project("healthy", twoServices)
+	// The feature needs the most rights, though there is nobody to make anything for.
+	p := s.project("healthy", twoServices+`
+  anchord:
+    environment:
+      ANCHORD_MANAGED_SA_TARGET: healthy-nobody-1
+`)
+	containers := func() string { return p.docker("ps", "--all", "--quiet", "--filter", "name=healthy") }
 	before := p.doctorBefore()
 	p.content(before)
 	p.told(before, "dhcp", "ok", "offers ")
@@ -129,11 +135,16 @@ func doctorHealthy(s *site) {
 		return nil
 	})
 	p.told(d, "dhcp", "ok", "a lease of "+addr.String())
+	p.told(d, "rights", "ok", "ANCHORD_MANAGED_SA_TARGET, ANCHORD_AUTOFIX_DEAD_NETNS")
 	p.told(d, "way-back", "ok", p.container("web"))
+	running := containers()
 	// While it is up, another container can look too.
 	p.content(p.doctorBefore())
 	if now := p.lease(p.name); now.Addr != lease.Addr {
 		s.Errorf("the lease was %v, and is %v", lease, now)
+	}
+	if now := containers(); now != running {
+		s.Errorf("the containers were\n%s, and are\n%s", running, now)
 	}
 	answersNow := answers(s.lan.Client, "tcp", addr, 80)
 	if err := answersNow(s.ctx); err != nil {
