@@ -28,8 +28,8 @@ type examineCmd struct {
 	networkVars
 	repairVars
 	followVars
-	Restart string `env:"ANCHORD_FOLLOW_RESTART" default:"false" hidden:""`
-	JSON    bool   `name:"json" help:"For machines."`
+	externalVars
+	JSON bool `name:"json" help:"For machines."`
 }
 
 // verdict is what a check comes to.

@@ -152,7 +152,7 @@ func rootCause(err error) error {
 }
 
 func checkRights(ctx context.Context, p *patient) []finding {
-	rights := writeRights(p.mode, p.repairs, slices.Contains([]string{"true", "1"}, strings.ToLower(p.vars.Restart)))
+	rights := writeRights(p.mode, p.repairs, p.restarts)
 	if len(rights) == 0 {
 		return []finding{skipped("no feature is on that writes to Docker")}
 	}

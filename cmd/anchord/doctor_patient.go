@@ -23,6 +23,7 @@ type patient struct {
 	config   anchord.Config
 	repairs  anchord.RepairConfig
 	follower anchord.Follower
+	restarts bool     // of the external-rebinder
 	faults   []string // of the configuration
 	warnings []string
 
@@ -60,7 +61,7 @@ type patient struct {
 func (c *examineCmd) patient() *patient {
 	p := &patient{vars: c, mode: c.Mode}
 	bad := &configError{}
-	c.check(bad)
+	c.commonVars.check(bad)
 	switch c.Mode {
 	case "network-anchor":
 		var more []string
@@ -70,7 +71,10 @@ func (c *examineCmd) patient() *patient {
 	case "service-anchor":
 		p.follower, p.warnings = c.followVars.config(bad)
 	default:
-		checkDockerHost(bad, c.DockerHost)
+		rebindVars{c.dockerVars, c.PollInterval}.check(bad)
+		if c.Mode == "external-rebinder" {
+			p.restarts = c.externalVars.check(bad)
+		}
 	}
 	p.faults = bad.faults
 	return p

@@ -26,6 +26,11 @@ type wrapRebinderCmd struct {
 type externalRebinderCmd struct {
 	commonVars
 	rebindVars
+	externalVars
+}
+
+// externalVars are the external-rebinder's own.
+type externalVars struct {
 	Network string `env:"ANCHORD_FOLLOW_NETWORK" help:"Name of the other project's network. Required."`
 	Target  string `env:"ANCHORD_FOLLOW_TARGET" help:"The container that is kept on it: a service of this Compose project, or a container's name. Required."`
 	Restart string `env:"ANCHORD_FOLLOW_RESTART" default:"false" help:"Restart that container whenever it was attached again."`
@@ -53,13 +58,7 @@ func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays 
 	bad := &configError{}
 	c.commonVars.check(bad)
 	interval := c.rebindVars.check(bad)
-	restart := boolean(bad, "ANCHORD_FOLLOW_RESTART", c.Restart)
-	if c.Network == "" {
-		bad.bad("ANCHORD_FOLLOW_NETWORK", "", errors.New("is required: the name of the network, as docker network ls shows it"))
-	}
-	if c.Target == "" {
-		bad.bad("ANCHORD_FOLLOW_TARGET", "", errors.New("is required: the name of a service of this project, or of a container"))
-	}
+	restart := c.externalVars.check(bad)
 	if err := log.start("external-rebinder", bad, strays); err != nil {
 		return err
 	}
@@ -70,6 +69,17 @@ func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays 
 			Self: docker.Self, Networks: docker, Connections: containers, Reporter: r, Trigger: r.trigger,
 		}).Run
 	})
+}
+
+// check also reads whether the container is restarted.
+func (v externalVars) check(e *configError) bool {
+	if v.Network == "" {
+		e.bad("ANCHORD_FOLLOW_NETWORK", "", errors.New("is required: the name of the network, as docker network ls shows it"))
+	}
+	if v.Target == "" {
+		e.bad("ANCHORD_FOLLOW_TARGET", "", errors.New("is required: the name of a service of this project, or of a container"))
+	}
+	return boolean(e, "ANCHORD_FOLLOW_RESTART", v.Restart)
 }
 
 func (v rebindVars) check(e *configError) time.Duration {

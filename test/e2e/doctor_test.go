@@ -18,6 +18,9 @@ import (
 var (
 	doctors = []scenario{
 		{name: "doctor of a healthy project", run: doctorHealthy},
+		{name: "doctor of a healthy project with IPv6", run: doctorDualStack, lan: lab.LANOptions{IPv6: lab.DHCPv6}},
+		{name: "doctor of a container without its rights", run: doctorPowerless},
+		{name: "doctor of a rebinder", run: doctorRebinder},
 		{name: "doctor behind a socket proxy", run: doctorProxied},
 		{name: "doctor of a transit that is Docker's", run: doctorTransit},
 		{name: "doctor of an internal transit, filtered", run: doctorFiltered},
@@ -150,6 +153,81 @@ func doctorHealthy(s *site) {
 	if err := answersNow(s.ctx); err != nil {
 		s.Errorf("the doctor broke something: %v", err)
 	}
+}
+
+// The same in both families, with a DHCPv6 server.
+func doctorDualStack(s *site) {
+	s.answersDNS()
+	p := s.dualStack("native", "doctor6")
+	before := p.doctorBefore()
+	p.content(before)
+	p.told(before, "router", "ok", "managed: a DHCPv6 server will be asked")
+	p.up()
+	p.lease6(p.name)
+	var d diagnosis
+	s.within(patience, time.Now(), "the doctor finds every check ok", func(context.Context) error {
+		d = p.doctor("anchord")
+		for _, f := range d.Checks {
+			if f.Result != "ok" {
+				return fmt.Errorf("%s is %s: %s", f.Check, f.Result, f.Seen)
+			}
+		}
+		return nil
+	})
+	p.told(d, "router", "ok", "managed; leased is")
+	p.told(d, "gateway", "ok", "fe80::")
+	p.told(d, "way-back", "ok", `fd5a:.* answers clients`)
+}
+
+// The lines that the doctor names give the container what it lacks.
+func doctorPowerless(s *site) {
+	s.answersDNS()
+	p := s.project("weak", twoServices)
+	p.write("broken.yaml", `services: {anchord: {cap_drop: [ALL], cap_add: !reset null, sysctls: !override {net.ipv4.ip_forward: "0"}}}`+"\n")
+	d := p.doctorBefore()
+	for _, lost := range []string{"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE"} {
+		f := p.told(d, "capabilities", "fail", lost+" is missing")
+		line, found := strings.CutPrefix(f.Fix, "in the service of anchord, ")
+		if !found {
+			s.Fatalf("the fix is no line for Compose: %s", f.Fix)
+		}
+		p.write("cure-"+lost+".yaml", "services: {anchord: {"+line+"}}\n")
+	}
+	f := p.told(d, "forwarding", "fail", "ip_forward is 0")
+	cure, found := strings.CutPrefix(f.Fix, "in the service of anchord, ")
+	if !found {
+		s.Fatalf("the fix is no line for Compose: %s", f.Fix)
+	}
+	p.write("cure-forwarding.yaml", "services: {anchord: {"+cure+"}}\n")
+	p.content(p.doctorBefore())
+}
+
+// A rebinder has Docker only, and a doctor and a status of its own.
+func doctorRebinder(s *site) {
+	p := s.bare("keeper", `
+services:
+  app:
+    image: peer:lab
+  anchord:
+    image: anchord:lab
+    volumes: ["`+strings.TrimPrefix(s.engine.Host(), "unix://")+`:/var/run/docker.sock"]
+    environment:
+      ANCHORD_MODE: external-rebinder
+      ANCHORD_FOLLOW_NETWORK: nobody_net
+      ANCHORD_FOLLOW_TARGET: app
+      ANCHORD_FOLLOW_RESTART: "true"
+      ANCHORD_METRICS_ADDR: ""
+`)
+	p.up()
+	s.within(patience, time.Now(), "the rebinder asks Docker", p.healthy)
+	d := p.doctor("anchord")
+	p.content(d)
+	p.told(d, "rights", "ok", "external-rebinder, ANCHORD_FOLLOW_RESTART")
+	if out := p.docker("exec", p.container("anchord"), "anchord", "status"); !strings.Contains(out, "app on network nobody_net") {
+		s.Errorf("the rebinder's status: %s", out)
+	}
+	broken := p.engine.Docker(p.ctx, "exec", "-e", "ANCHORD_FOLLOW_NETWORK=", p.container("anchord"), "anchord", "doctor", "--json")
+	p.told(p.read(broken.Output()), "configuration", "fail", "ANCHORD_FOLLOW_NETWORK")
 }
 
 // What a proxy refuses is named with what is lost, and the documentation's cure is
