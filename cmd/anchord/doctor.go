@@ -88,6 +88,7 @@ type checkOutcome struct {
 const (
 	gatherTime = 2 * time.Second
 	checkTime  = 2500 * time.Millisecond
+	grace      = 500 * time.Millisecond // for a check to tell that its time is over
 )
 
 func (c *examineCmd) Run(ctx context.Context, stdout io.Writer) error {
@@ -132,7 +133,7 @@ func examine(ctx context.Context, list []check, p *patient) []checkOutcome {
 		go func() { answers[i] <- c.run(limited, p) }()
 	}
 	var outcomes []checkOutcome
-	late, stop := context.WithTimeout(ctx, checkTime+500*time.Millisecond)
+	late, stop := context.WithTimeout(ctx, checkTime+grace)
 	defer stop()
 	for i, c := range list {
 		for _, f := range answered(late, answers[i]) {

@@ -155,6 +155,9 @@ func checkGateway(ctx context.Context, p *patient) []finding {
 	if all := slices.Concat(found...); all != nil {
 		return all
 	}
+	if p.mode == "service-anchor" && !p.isRunning() {
+		return []finding{skipped("no service-anchor runs here yet, to set a default route")}
+	}
 	if p.mode == "service-anchor" {
 		return []finding{failure("see the check name", "there is no default route: nothing is answered, and nothing goes out")}
 	}

@@ -251,11 +251,14 @@ func TestDoctorJudgesServices(t *testing.T) {
 }
 
 func TestDoctorNeverHangs(t *testing.T) {
+	if most := gatherTime + checkTime + grace; most > 5*time.Second {
+		t.Errorf("the doctor may take %v", most)
+	}
 	slow := check{name: "slow", group: "g", run: func(context.Context, *patient) []finding { select {} }}
 	quick := check{name: "quick", group: "g", run: func(context.Context, *patient) []finding { return []finding{fine("seen")} }}
 	began := time.Now()
 	got := examine(t.Context(), []check{slow, slow, quick}, &patient{})
-	if took := time.Since(began); took > 2*checkTime {
+	if took := time.Since(began); took > 4*checkTime {
 		t.Errorf("it took %v", took)
 	}
 	if len(got) != 3 || got[0].Result != isSkipped || got[2].Result != isOK {

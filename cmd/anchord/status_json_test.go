@@ -43,6 +43,9 @@ func TestStatusJSONIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if example, err := os.ReadFile("testdata/status-working.golden"); err != nil || !strings.Contains(string(docs), "```\n"+string(example)+"```\n") {
+		t.Errorf("docs/status.md does not show testdata/status-working.golden (%v)", err)
+	}
 	for name, report := range everyStatus() {
 		var out bytes.Buffer
 		encoder := json.NewEncoder(&out)

@@ -21,6 +21,7 @@ var (
 		{name: "doctor of a healthy project with IPv6", run: doctorDualStack, lan: lab.LANOptions{IPv6: lab.DHCPv6}},
 		{name: "doctor of a container without its rights", run: doctorPowerless},
 		{name: "doctor of a rebinder", run: doctorRebinder},
+		{name: "doctor of a wrapped project", run: doctorWrap},
 		{name: "doctor behind a socket proxy", run: doctorProxied},
 		{name: "doctor of a transit that is Docker's", run: doctorTransit},
 		{name: "doctor of an internal transit, filtered", run: doctorFiltered},
@@ -228,6 +229,23 @@ services:
 	}
 	broken := p.engine.Docker(p.ctx, "exec", "-e", "ANCHORD_FOLLOW_NETWORK=", p.container("anchord"), "anchord", "doctor", "--json")
 	p.told(p.read(broken.Output()), "configuration", "fail", "ANCHORD_FOLLOW_NETWORK")
+}
+
+// A wrapped project keeps its gateway, and service-anchors make up for it.
+func doctorWrap(s *site) {
+	s.answersDNS()
+	w := s.wrap("patient", false)
+	w.wrapped.up()
+	w.told(w.doctorBefore(), "transit", "warn", "the gateway of network patient_default is Docker's")
+	w.both()
+	s.within(patience, time.Now(), "the doctor is content", func(context.Context) error {
+		d := w.doctor("anchord")
+		if d.Failures+d.Warnings > 0 {
+			return fmt.Errorf("it is not: %s", d.text)
+		}
+		_, err := d.says("transit", "ok", "exposed containers' way out is anchord")
+		return err
+	})
 }
 
 // What a proxy refuses is named with what is lost, and the documentation's cure is
