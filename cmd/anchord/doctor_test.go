@@ -307,3 +307,10 @@ func TestDoctorsReference(t *testing.T) {
 		t.Errorf("%s lists other checks than there are (make golden)", path)
 	}
 }
+
+func TestDoctorOfNoMode(t *testing.T) {
+	environment(t, "ANCHORD_MODE", "router")
+	if code, _, stderr := started("doctor"); code != exitUsage || !strings.Contains(stderr, "modes are network-anchor, service-anchor") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
