@@ -130,11 +130,10 @@ func judgeLAN(f lanFacts) []finding {
 
 // transitFacts is a network between anchord and containers.
 type transitFacts struct {
-	network  anchord.Network
-	wrapped  bool // the containers are another project's
-	backends int  // of the exposed containers, those that are reached by it
-	// answers says for each backend that was asked whether it answered a client
-	// of the LAN.
+	network anchord.Network
+	wrapped bool // the containers are another project's
+	// answers says for each exposed container on it that answers its neighbours
+	// whether it answers a client of the LAN too.
 	answers []bool
 }
 
@@ -175,11 +174,8 @@ func checkTransit(ctx context.Context, p *patient) []finding {
 	for _, n := range p.transitNetworks() {
 		f := transitFacts{network: n, wrapped: p.wraps()}
 		for _, b := range p.backends(anchord.V4) {
-			if a, asked := answers[b.Backend]; p.reachedBy(b, n) {
-				f.backends++
-				if asked && a.err == nil && a.near {
-					f.answers = append(f.answers, a.far)
-				}
+			if a := answers[b.Backend]; p.reachedBy(b, n) && a.err == nil && a.near {
+				f.answers = append(f.answers, a.far)
 			}
 		}
 		found = append(found, judgeTransit(f))

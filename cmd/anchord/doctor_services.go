@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -70,15 +71,11 @@ func (p *patient) ping(ctx context.Context) map[netip.Addr]answer {
 
 func askBackend(ctx context.Context, near, far, backend netip.Addr) (a answer) {
 	var wg sync.WaitGroup
-	var err2 error
-	wg.Go(func() { a.near, a.err = exec.Answers(ctx, near, backend) })
-	var fromLAN bool
-	wg.Go(func() { fromLAN, err2 = exec.Answers(ctx, far, backend) })
+	var errs [2]error
+	wg.Go(func() { a.near, errs[0] = exec.Answers(ctx, near, backend) })
+	wg.Go(func() { a.far, errs[1] = exec.Answers(ctx, far, backend) })
 	wg.Wait()
-	a.far = fromLAN
-	if a.err == nil {
-		a.err = err2
-	}
+	a.err = errors.Join(errs[:]...)
 	return a
 }
 
