@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -267,13 +268,20 @@ func checkDuplicate(ctx context.Context, p *patient) []finding {
 		return unasked
 	}
 	link, _ := p.link(p.ext())
-	if len(link.Addrs) == 0 {
+	lost := unmadeAddresses(link, p.routes[anchord.V6])
+	if len(link.Addrs)+len(lost) == 0 {
 		return []finding{skipped("%s has no address yet", p.ext())}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 1200*time.Millisecond)
 	defer cancel()
-	found := make([]finding, len(link.Addrs))
+	found := make([]finding, len(link.Addrs)+len(lost))
 	var wg sync.WaitGroup
+	for i, a := range lost {
+		wg.Go(func() {
+			taken, err := p.ip.Reaches(ctx, p.ext(), a)
+			found[len(link.Addrs)+i] = judgeUnmade(a, taken, err)
+		})
+	}
 	for i, a := range link.Addrs {
 		wg.Go(func() {
 			if a.Prefix.Addr().Is6() {
@@ -286,6 +294,38 @@ func checkDuplicate(ctx context.Context, p *patient) []finding {
 	}
 	wg.Wait()
 	return joined(found)
+}
+
+// unmadeAddresses are the IPv6 addresses that an interface would have of its MAC
+// and the prefixes on the LAN (RFC 4291, appendix A), and has not: the kernel gives
+// one up that it finds taken.
+func unmadeAddresses(link anchord.Link, routes []anchord.Route) (addrs []netip.Addr) {
+	mac, err := net.ParseMAC(link.MAC)
+	if err != nil || len(mac) != 6 {
+		return nil
+	}
+	for _, r := range routes {
+		if r.Iface != link.Name || r.Dst.Bits() != 64 || r.Gateway.IsValid() || r.Dst.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		if slices.ContainsFunc(link.Addrs, func(a anchord.LinkAddr) bool { return r.Dst.Contains(a.Prefix.Addr()) }) {
+			continue
+		}
+		b := r.Dst.Addr().As16()
+		copy(b[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+		addrs = append(addrs, netip.AddrFrom16(b))
+	}
+	return addrs
+}
+
+func judgeUnmade(addr netip.Addr, taken bool, err error) finding {
+	switch {
+	case err != nil:
+		return skipped("%s: %v", addr, err)
+	case taken:
+		return failure(duplicateFix, "%s is used by another host: the kernel gave it up", addr)
+	}
+	return fine("%s is nobody's", addr)
 }
 
 // joined makes one finding of all that are fine.

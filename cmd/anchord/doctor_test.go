@@ -226,6 +226,18 @@ func TestDoctorJudgesTheLANsAnswers(t *testing.T) {
 	wantFinding(t, "no name server", judgeNoDNS(false), isOK)
 	wantFinding(t, "no name server, internal", judgeNoDNS(true), isWarning, "ANCHORD_DNS")
 	wantFinding(t, "taken", []finding{judgeDuplicate(addr, []string{"02:00:00:00:00:01"}, nil)}, isFailure, "02:00:00:00:00:01")
+	link := anchord.Link{Name: "lan0", MAC: "02:42:8d:90:01:d3"}
+	prefix := anchord.Route{Family: anchord.V6, Iface: "lan0", Dst: netip.MustParsePrefix("2001:db8:1::/64")}
+	elsewhere, via := prefix, prefix
+	elsewhere.Iface, via.Gateway = "eth1", netip.MustParseAddr("fe80::1")
+	if got := unmadeAddresses(link, []anchord.Route{elsewhere, via, prefix, {Family: anchord.V6, Iface: "lan0", Dst: netip.MustParsePrefix("fe80::/64")}}); len(got) != 1 || got[0].String() != "2001:db8:1:0:42:8dff:fe90:1d3" {
+		t.Errorf("the addresses that are missing: %v", got)
+	}
+	link.Addrs = []anchord.LinkAddr{{Prefix: netip.MustParsePrefix("2001:db8:1::7/128")}}
+	if got := unmadeAddresses(link, []anchord.Route{prefix}); got != nil {
+		t.Errorf("it has one of that prefix, but misses %v", got)
+	}
+	wantFinding(t, "given up", []finding{judgeUnmade(addr, true, nil)}, isFailure, "gave it up")
 	wantFinding(t, "taken in IPv6", []finding{judgeDuplicate6(anchord.LinkAddr{Prefix: netip.MustParsePrefix("2001:db8::7/64"), Duplicate: true})}, isFailure, "2001:db8::7")
 }
 

@@ -439,7 +439,7 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 			ill: func(w *world) {
 				w.backend("new", 11, "tcp/80")
 			},
-			check: "exposed", result: "fail", seen: "shop-new-1 does not get tcp/80", fix: "another port",
+			check: "exposed", result: "fail", seen: "shop-(new|web)-1 does not get tcp/80", fix: "another port",
 		},
 		{
 			name: "nothing is exposed", running: true,
