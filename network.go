@@ -17,7 +17,8 @@ type Network struct {
 	Key         string
 	Driver      string
 	Internal    bool
-	InhibitIPv4 bool // com.docker.network.bridge.inhibit_ipv4
+	InhibitIPv4 bool   // com.docker.network.bridge.inhibit_ipv4
+	IPVLANMode  string // l2, l3 or l3s; empty: l2
 	Pools       []Pool
 }
 

@@ -16,6 +16,12 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 		return printOverview(ctx)
 	}
 	fmt.Fprintf(ctx.Stdout, "Usage: %s\n\n%s\n", node.FullPath(), node.Help)
+	if node.DefaultCmd != nil {
+		for _, c := range node.Children {
+			fmt.Fprintf(ctx.Stdout, "\n  %s\n%s\n", c.FullPath(), indent(c.Help))
+		}
+		node = node.DefaultCmd
+	}
 	var flags, variables []*kong.Flag
 	for _, f := range node.Flags {
 		switch {

@@ -218,7 +218,7 @@ func TestReadyIsAMetric(t *testing.T) {
 }
 
 func TestRebindersMetrics(t *testing.T) {
-	r := newRebinder(newLogger(io.Discard, 0))
+	r := newRebinder("wrap-rebinder", newLogger(io.Discard, 0))
 	r.metrics = newWrapMetrics(r.registry)
 	wantSeries(t, gathered(t, r.registry), map[string]float64{"anchord_ready": 0, "anchord_docker_connected": 0, "anchord_netns_dependents_dead": 0})
 	r.subscribed(nil)

@@ -66,6 +66,7 @@ type networkAnchor struct {
 	mu         sync.Mutex
 	last       anchord.Outcome
 	changed    time.Time // last time that the ruleset changed
+	looked     time.Time // last time that everything was looked at
 	dockerErr  error
 	dockerSeen bool // it was reported whether Docker answers
 	eventsErr  error
@@ -324,6 +325,9 @@ func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 	n.mu.Lock()
 	if o.Applied && o.ApplyErr == nil {
 		n.changed = o.AppliedAt
+	}
+	if o.Source&anchord.SourceAll == anchord.SourceAll {
+		n.looked = time.Now()
 	}
 	moved := n.last.State.Inside != o.State.Inside
 	n.last = o

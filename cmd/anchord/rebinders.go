@@ -29,6 +29,7 @@ type externalRebinderCmd struct {
 	externalRebinderVars
 }
 
+// externalRebinderVars are the external-rebinder's own.
 type externalRebinderVars struct {
 	Network string `env:"ANCHORD_FOLLOW_NETWORK" help:"Name of the other project's network. Required."`
 	Target  string `env:"ANCHORD_FOLLOW_TARGET" help:"The container that is kept on it: a service of this Compose project, or a container's name. Required."`
@@ -43,7 +44,7 @@ func (c *wrapRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays stra
 	if err := log.start("wrap-rebinder", bad, strays); err != nil {
 		return err
 	}
-	r := newRebinder(log)
+	r := newRebinder("wrap-rebinder", log)
 	r.metrics = newWrapMetrics(r.registry)
 	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
 		return (&anchord.Repairer{
@@ -58,17 +59,12 @@ func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays 
 	bad := &configError{}
 	c.commonVars.check(bad)
 	interval := c.rebindVars.check(bad)
-	restart := boolean(bad, "ANCHORD_FOLLOW_RESTART", c.Restart)
-	if c.Network == "" {
-		bad.bad("ANCHORD_FOLLOW_NETWORK", "", errors.New("is required: the name of the network, as docker network ls shows it"))
-	}
-	if c.Target == "" {
-		bad.bad("ANCHORD_FOLLOW_TARGET", "", errors.New("is required: the name of a service of this project, or of a container"))
-	}
+	restart := c.externalRebinderVars.check(bad)
 	if err := log.start("external-rebinder", bad, strays); err != nil {
 		return err
 	}
-	r := newRebinder(log)
+	r := newRebinder("external-rebinder", log)
+	r.target, r.network = c.Target, c.Network
 	r.metrics = newExternalMetrics(r.registry)
 	return r.run(ctx, c.commonVars, c.rebindVars, func(docker *watch.Docker, containers *exec.Containers) func(context.Context) {
 		return (&anchord.Rebinder{
@@ -78,6 +74,17 @@ func (c *externalRebinderCmd) Run(ctx context.Context, stdout io.Writer, strays 
 	})
 }
 
+// check also reads whether the container is restarted.
+func (v externalRebinderVars) check(e *configError) bool {
+	if v.Network == "" {
+		e.bad("ANCHORD_FOLLOW_NETWORK", "", errors.New("is required: the name of the network, as docker network ls shows it"))
+	}
+	if v.Target == "" {
+		e.bad("ANCHORD_FOLLOW_TARGET", "", errors.New("is required: the name of a service of this project, or of a container"))
+	}
+	return boolean(e, "ANCHORD_FOLLOW_RESTART", v.Restart)
+}
+
 func (v rebindVars) check(e *configError) time.Duration {
 	checkDockerHost(e, v.DockerHost)
 	return interval(e, "ANCHORD_POLL_INTERVAL", v.PollInterval)
@@ -85,18 +92,21 @@ func (v rebindVars) check(e *configError) time.Duration {
 
 // rebinder is the wiring of both modes.
 type rebinder struct {
-	log      logger
-	trigger  *anchord.Trigger
-	registry registry
-	metrics  rebindMetrics
+	mode            string
+	target, network string // of the external-rebinder
+	log             logger
+	trigger         *anchord.Trigger
+	registry        registry
+	metrics         rebindMetrics
 
 	mu   sync.Mutex
 	err  error
 	seen bool
+	last *doneStatus
 }
 
-func newRebinder(log logger) *rebinder {
-	r := &rebinder{log: log, trigger: anchord.NewTrigger()}
+func newRebinder(mode string, log logger) *rebinder {
+	r := &rebinder{mode: mode, log: log, trigger: anchord.NewTrigger()}
 	r.registry = newRegistry(r.unmet)
 	return r
 }
@@ -123,7 +133,7 @@ func (r *rebinder) run(ctx context.Context, common commonVars, v rebindVars, sta
 	defer func() { _ = containers.Close() }()
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
-	server{registry: r.registry, unmet: r.unmet}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
+	server{registry: r.registry, unmet: r.unmet, status: func(context.Context) any { return r.status() }}.serve(serving, common.RunDir, common.MetricsAddr, r.log)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		docker.Follow(ctx, func(s anchord.Source, at time.Time) {
@@ -155,6 +165,9 @@ func (r *rebinder) subscribed(err error) {
 
 func (r *rebinder) Event(level anchord.Level, event, message string, fields anchord.Fields) {
 	r.log.Event(level, event, message, fields)
+	r.mu.Lock()
+	r.last = &doneStatus{At: time.Now(), Event: event, Message: message}
+	r.mu.Unlock()
 }
 
 // Dead is of the wrap-rebinder.

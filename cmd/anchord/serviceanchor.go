@@ -33,7 +33,7 @@ func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays str
 		log.Event(anchord.Error, anchord.EventStopped, err.Error(), nil)
 		return errLogged
 	}
-	s := &serviceAnchor{log: log, follower: &follower}
+	s := &serviceAnchor{vars: c, log: log, follower: &follower}
 	registry := newRegistry(s.unmet)
 	s.metrics = newFollowMetrics(registry)
 	follower.Resolver, follower.Kernel, follower.Routes = watch.DNS{}, exec.IP{}, exec.IP{}
@@ -41,18 +41,20 @@ func (c *serviceAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays str
 	follower.Original, follower.Names = &exec.Originals{Dir: c.RunDir, Boot: boot}, exec.ResolvConf{Path: "/etc/resolv.conf"}
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
-	server{registry: registry, unmet: s.unmet}.serve(serving, c.RunDir, c.MetricsAddr, log)
+	server{registry: registry, unmet: s.unmet, status: func(ctx context.Context) any { return s.status(ctx) }}.serve(serving, c.RunDir, c.MetricsAddr, log)
 	return s.run(ctx)
 }
 
 // serviceAnchor is the wiring of the service-anchor mode.
 type serviceAnchor struct {
+	vars     *serviceAnchorCmd
 	log      logger
 	metrics  *followMetrics
 	follower *anchord.Follower
 
-	mu   sync.Mutex
-	last anchord.FollowOutcome
+	mu      sync.Mutex
+	last    anchord.FollowOutcome
+	changed time.Time // last time that a route was set
 }
 
 func (s *serviceAnchor) run(ctx context.Context) error {
@@ -94,6 +96,9 @@ func (s *serviceAnchor) Followed(o anchord.FollowOutcome) {
 	s.metrics.followed(o)
 	s.mu.Lock()
 	s.last = o
+	if o.Replaced[anchord.V4] || o.Replaced[anchord.V6] {
+		s.changed = time.Now()
+	}
 	s.mu.Unlock()
 }
 

@@ -24,6 +24,7 @@ type statusCmd struct {
 
 // statusReport is what the status command shows, and its JSON.
 type statusReport struct {
+	Anchord   string          `json:"anchord"` // the mode, as ANCHORD_MODE names it
 	Ready     bool            `json:"ready"`
 	Unmet     []string        `json:"unmet,omitempty"`
 	Project   string          `json:"project"`
@@ -38,7 +39,10 @@ type statusReport struct {
 	Exposed   []exposedStatus `json:"exposed"`
 	Problems  []problemStatus `json:"problems"`
 	Changed   *time.Time      `json:"last_change,omitempty"`
-	Docker    dockerStatus    `json:"docker"`
+	Docker    *dockerStatus   `json:"docker"`
+	// Looked is when everything was looked at last, which happens on each poll.
+	Looked      *time.Time `json:"last_look,omitempty"`
+	PollSeconds int64      `json:"poll_seconds"`
 }
 
 type leaseStatus struct {
@@ -75,25 +79,36 @@ type dockerStatus struct {
 	Error     string `json:"error,omitempty"`
 }
 
+func newDockerStatus(err error) *dockerStatus {
+	if err != nil {
+		return &dockerStatus{Error: err.Error()}
+	}
+	return &dockerStatus{Connected: true}
+}
+
+// moment is a time, if there was one.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
 // status gathers the report from the last outcome and the kernel's counters.
 func (n *networkAnchor) status(ctx context.Context) statusReport {
 	unmet := n.unmet()
 	n.mu.Lock()
-	o, changed, dockerErr, dead := n.last, n.changed, n.dockerErr, n.dead
+	o, changed, looked, dockerErr, dead := n.last, n.changed, n.looked, n.dockerErr, n.dead
 	n.mu.Unlock()
 	s := o.State
 	report := statusReport{
+		Anchord: "network-anchor", PollSeconds: int64(n.reconciler.Config.PollInterval.Seconds()),
 		Ready: len(unmet) == 0, Unmet: unmet,
 		Project: s.Identity.Project, Hostname: s.Identity.Hostname, Interface: s.Ext, Mode: string(s.Mode), Network: s.Shared,
 		Addresses: []string{}, Leases: []leaseStatus{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
-		Docker: dockerStatus{Connected: dockerErr == nil},
+		Docker: newDockerStatus(dockerErr),
 	}
-	if dockerErr != nil {
-		report.Docker.Error = dockerErr.Error()
-	}
-	if !changed.IsZero() {
-		report.Changed = &changed
-	}
+	report.Changed, report.Looked = moment(changed), moment(looked)
 	n.fillAddresses(ctx, &report)
 	for _, f := range anchord.Families {
 		if s.Leases[f].Address.IsValid() {
@@ -194,6 +209,9 @@ func connections(counters map[string]uint64, e anchord.Entry) uint64 {
 	return sum
 }
 
+// shown is a mode's status.
+type shown interface{ print(w io.Writer) error }
+
 func (c *statusCmd) Run(ctx context.Context, stdout io.Writer) error {
 	response, err := ask(ctx, c.RunDir, "/status")
 	if err != nil {
@@ -201,10 +219,14 @@ func (c *statusCmd) Run(ctx context.Context, stdout io.Writer) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the anchord here has no status: it is a service-anchor; ask the network-anchor")
+		return fmt.Errorf("the anchord here is another version than this command: it has no status")
 	}
-	var report statusReport
-	if err := json.NewDecoder(response.Body).Decode(&report); err != nil {
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return fmt.Errorf("reading the status: %w", err)
+	}
+	report, err := readStatus(text)
+	if err != nil {
 		return fmt.Errorf("reading the status: %w", err)
 	}
 	if c.JSON {
@@ -215,54 +237,146 @@ func (c *statusCmd) Run(ctx context.Context, stdout io.Writer) error {
 	return report.print(stdout)
 }
 
-// print is for people.
+// readStatus reads what the anchord of any mode answers.
+func readStatus(text []byte) (shown, error) {
+	var of struct{ Anchord string }
+	if err := json.Unmarshal(text, &of); err != nil {
+		return nil, err
+	}
+	var report shown = &statusReport{}
+	switch of.Anchord {
+	case "service-anchor":
+		report = &followReport{}
+	case "wrap-rebinder", "external-rebinder":
+		report = &rebinderReport{}
+	}
+	return report, json.Unmarshal(text, report)
+}
+
+// print is for people, at a terminal of 80 columns.
 func (r statusReport) print(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	state := "ready"
-	if n := len(r.Problems); n > 0 {
+	t := table{}
+	state := readiness(r.Ready, r.Unmet)
+	if n := len(r.Problems); n > 0 && r.Ready {
 		state = fmt.Sprintf("ready, but see the problems below (%d)", n)
 	}
-	if !r.Ready {
-		state = "NOT READY: " + strings.Join(r.Unmet, "; ")
+	t.row(printable(r.Project), state)
+	t.row("name", printable(r.Hostname))
+	t.row("interface", orNone(r.Interface)+", MAC "+orNone(r.MAC))
+	for _, a := range r.Addresses {
+		t.row("address", a)
 	}
-	fmt.Fprintf(t, "%s\t%s\n", printable(r.Project), state)
-	fmt.Fprintf(t, "on the LAN\t%s on %s, MAC %s, as %q\n", orNone(strings.Join(r.Addresses, ", ")), orNone(r.Interface), orNone(r.MAC), r.Hostname)
+	if len(r.Addresses) == 0 {
+		t.row("address", "none")
+	}
 	for _, l := range r.Leases {
 		remaining := "never ends"
 		if l.Remaining != nil {
 			remaining = (time.Duration(*l.Remaining) * time.Second).String() + " left"
 		}
-		fmt.Fprintf(t, "lease %s\t%s from %s, %s\n", l.Family, l.Address, cmp.Or(l.Server, "a DHCP server"), remaining)
+		t.row("lease "+l.Family, fmt.Sprintf("%s from %s, %s", l.Address, cmp.Or(l.Server, "a DHCP server"), remaining))
 	}
 	if len(r.Leases) == 0 {
-		fmt.Fprintf(t, "lease\tnone (address mode %s)\n", orNone(r.Mode))
+		t.row("lease", "none (address mode "+orNone(r.Mode)+")")
 	}
 	for _, g := range r.Gateways {
-		fmt.Fprintf(t, "gateway %s\t%s (from %s)\n", g.Family, g.Address, g.Source)
+		t.row("gateway "+g.Family, g.Address+" (from "+g.Source+")")
+	}
+	if len(r.Gateways) == 0 {
+		t.row("gateway", "none")
 	}
 	if r.Changed != nil {
-		fmt.Fprintf(t, "last change\t%s ago\n", time.Since(*r.Changed).Round(time.Second))
+		t.row("last change", ago(*r.Changed))
 	}
-	docker := "connected"
-	if !r.Docker.Connected {
-		docker = "NOT CONNECTED: " + r.Docker.Error
+	t.row("docker", r.Docker.String()+"; backends on network "+orNone(printable(r.Network)))
+	t.write(w)
+	printExposed(w, r.Exposed)
+	printProblems(w, r.Problems)
+	return nil
+}
+
+func readiness(ready bool, unmet []string) string {
+	if ready {
+		return "ready"
 	}
-	fmt.Fprintf(t, "docker\t%s; backends on network %s\n", docker, orNone(r.Network))
+	return "NOT READY: " + strings.Join(unmet, "; ")
+}
+
+func ago(t time.Time) string { return time.Since(t).Round(time.Second).String() + " ago" }
+
+func (d *dockerStatus) String() string {
+	switch {
+	case d == nil:
+		return "not asked"
+	case d.Connected:
+		return "connected"
+	}
+	return "NOT CONNECTED: " + d.Error
+}
+
+// table has a column of names, and one of texts that are wrapped at the width of a
+// terminal.
+type table [][2]string
+
+func (t *table) row(name, text string) { *t = append(*t, [2]string{name, text}) }
+
+func (t table) write(w io.Writer) {
+	widest := 0
+	for _, row := range t {
+		widest = max(widest, min(len(row[0]), 20))
+	}
+	for _, row := range t {
+		for i, line := range wrap(clean(row[1]), reportWidth-widest-2) {
+			name := row[0]
+			if i > 0 {
+				name = ""
+			}
+			fmt.Fprintf(w, "%-*s  %s\n", widest, name, line)
+		}
+	}
+}
+
+func printExposed(w io.Writer, exposed []exposedStatus) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\nPORT\tCONTAINER\tBACKEND\tCONNECTIONS\n")
-	slices.SortStableFunc(r.Exposed, func(a, b exposedStatus) int { return strings.Compare(a.Family, b.Family) })
-	for _, e := range r.Exposed {
-		fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\n", e.Protocol, e.Ports, e.Container, e.Backend, e.Connections)
+	slices.SortStableFunc(exposed, func(a, b exposedStatus) int { return strings.Compare(a.Family, b.Family) })
+	for _, e := range exposed {
+		fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\n", e.Protocol, e.Ports, shorten(printable(e.Container)), e.Backend, e.Connections)
 	}
-	if len(r.Exposed) == 0 {
+	if len(exposed) == 0 {
 		fmt.Fprintln(t, "none")
 	}
-	if err := t.Flush(); err != nil {
-		return err
+	_ = t.Flush()
+}
+
+// longest name of a container with which a port, an IPv6 backend and a count
+// share a line of 80 columns.
+const longestName = 24
+
+// shorten cuts a name's middle: its end tells the service.
+func shorten(name string) string {
+	if len(name) <= longestName {
+		return name
 	}
-	for _, p := range r.Problems {
-		fmt.Fprintf(w, "\nPROBLEM (%s): %s\n", p.Event, p.Message)
+	head := (longestName - 1) / 2
+	return name[:head] + "~" + name[len(name)-(longestName-1-head):]
+}
+
+func printProblems(w io.Writer, problems []problemStatus) {
+	for _, p := range problems {
+		text := "PROBLEM (" + p.Event + "): " + clean(p.Message)
+		fmt.Fprintf(w, "\n%s\n", strings.Join(wrapProse(text), "\n  "))
 	}
-	return nil
+}
+
+// wrapProse leaves a command at the end of a message whole, so that it can be
+// copied.
+func wrapProse(text string) []string {
+	prose, command, found := strings.Cut(text, "fix: docker ")
+	if !found {
+		return wrap(text, reportWidth-2)
+	}
+	return append(wrap(prose+"fix:", reportWidth-2), "docker "+command)
 }
 
 // printable quotes what could play with a terminal: a project's name may come

@@ -47,7 +47,7 @@ func reports() map[string]statusReport {
 				{Family: "v6", Address: "2001:db8::77/128", Remaining: &seconds},
 			},
 			Gateways: []gatewayStatus{{"v4", "192.0.2.1", "lease"}, {"v6", "2001:db8::1", "ANCHORD_EXT_GATEWAY_IP"}},
-			Network:  "mailcow_transit", Changed: &changed, Docker: dockerStatus{Connected: true},
+			Network:  "mailcow_transit", Changed: &changed, Docker: &dockerStatus{Connected: true},
 			Exposed: []exposedStatus{
 				{"v4", "tcp", "25", "postfix", "10.213.0.5:25", 1234},
 				{"v6", "tcp", "25", "postfix", "[fd5a:1::5]:25", 0},
@@ -57,7 +57,7 @@ func reports() map[string]statusReport {
 		},
 		"status-in-trouble": {
 			Unmet: []string{"the ruleset is not in the kernel", "docker cannot be asked: connection refused"}, Project: "evil\x1b[31m", Hostname: "evil--31m",
-			Addresses: []string{}, Mode: "auto", Docker: dockerStatus{Error: "connection refused"},
+			Addresses: []string{}, Mode: "auto", Docker: &dockerStatus{Error: "connection refused"},
 			Problems: []problemStatus{
 				{anchord.EventExposeConflict, "container new does not get tcp/80: container old, which is older, has it as tcp/80", "new"},
 				{Event: anchord.EventReconcileFailed, Message: "applying ruleset: broken"},
@@ -65,7 +65,7 @@ func reports() map[string]statusReport {
 		},
 		"status-endless-lease": {
 			Ready: true, Project: "shop", Hostname: "shop", Interface: "lan0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.77/24"},
-			Leases: []leaseStatus{{Family: "v4", Address: "192.0.2.77/24"}}, Docker: dockerStatus{Connected: true}, Network: "shop_transit",
+			Leases: []leaseStatus{{Family: "v4", Address: "192.0.2.77/24"}}, Docker: &dockerStatus{Connected: true}, Network: "shop_transit",
 		},
 	}
 }

@@ -74,11 +74,11 @@ func TestEngines(t *testing.T) {
 			e := raise(t, release)
 			t.Run("bridged packets filtered", func(t *testing.T) {
 				e.filterBridged(t, true)
-				e.together(t, slices.Concat(scenarios, namespaces, behindProxy, wrapScenarios, scopeScenarios, examples, nativeMatrix))
+				e.together(t, slices.Concat(scenarios, namespaces, behindProxy, wrapScenarios, scopeScenarios, examples, nativeMatrix, doctors))
 			})
 			t.Run("bridged packets not filtered", func(t *testing.T) {
 				e.filterBridged(t, false)
-				e.together(t, slices.Concat(unfiltered, serviceAnchorMatrix))
+				e.together(t, slices.Concat(unfiltered, serviceAnchorMatrix, doctorsUnfiltered))
 			})
 			t.Run("alone", func(t *testing.T) {
 				e.filterBridged(t, true)

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/exec"
+)
+
+// wantFinding checks a judgement's only finding.
+func wantFinding(t *testing.T, name string, got []finding, result verdict, words ...string) {
+	t.Helper()
+	if len(got) != 1 || got[0].Result != result {
+		t.Errorf("%s: %+v, want one finding: %s", name, got, result)
+		return
+	}
+	for _, w := range words {
+		if text := got[0].Seen + " fix: " + got[0].Fix; !strings.Contains(text, w) {
+			t.Errorf("%s: %q does not say %q", name, text, w)
+		}
+	}
+	if (got[0].Fix == "") != (result == isOK || result == isSkipped) {
+		t.Errorf("%s is %s with the fix %q", name, result, got[0].Fix)
+	}
+}
+
+func TestDoctorJudgesCapabilities(t *testing.T) {
+	const all = 1<<capNetAdmin | 1<<capNetRaw | 1<<capNetBind
+	for _, c := range []struct {
+		name      string
+		has       uint64
+		mode      string
+		addresses anchord.AddressMode
+		result    verdict
+		word      string
+	}{
+		{"all", all, "network-anchor", "", isOK, "NET_ADMIN, NET_RAW, NET_BIND_SERVICE"},
+		{"no admin", all &^ (1 << capNetAdmin), "network-anchor", "", isFailure, "NET_ADMIN is missing"},
+		{"no raw", all &^ (1 << capNetRaw), "network-anchor", anchord.ModeDHCPRefresh, isFailure, "cap_add: [NET_RAW]"},
+		{"no raw, no client", all &^ (1 << capNetRaw), "network-anchor", anchord.ModeBootstrap, isWarning, "router advertisements"},
+		{"no bind", all &^ (1 << capNetBind), "network-anchor", "", isFailure, "renew"},
+		{"no bind, no client", all &^ (1 << capNetBind), "network-anchor", anchord.ModeSLAACRAOnly, isOK, "NET_RAW"},
+		{"service-anchor, no raw", 1 << capNetAdmin, "service-anchor", "", isWarning, "seconds later"},
+		{"service-anchor, no bind", 1<<capNetAdmin | 1<<capNetRaw, "service-anchor", "", isOK, "NET_ADMIN"},
+	} {
+		wantFinding(t, c.name, judgeCapabilities(c.has, c.mode, c.addresses), c.result, c.word)
+	}
+}
+
+func TestDoctorJudgesSysctls(t *testing.T) {
+	wantFinding(t, "forwarding off", judgeForwarding(0), isFailure, `sysctls: {net.ipv4.ip_forward: "1"}`)
+	wantFinding(t, "forwarding on", judgeForwarding(1), isOK)
+	for _, c := range []struct {
+		name   string
+		facts  ipv6Facts
+		result verdict
+		word   string
+	}{
+		{"none", ipv6Facts{ext: "lan0"}, isOK, "not used"},
+		{"both", ipv6Facts{ext: "lan0", inside: true, enabled: true, forwardingAll: 1, acceptRA: 1}, isOK, "accept_ra is 1"},
+		{"a router on the LAN", ipv6Facts{ext: "lan0", inside: true, enabled: true, forwardingAll: 1, forwardingExt: 1, acceptRA: 2}, isOK, "accept_ra is 2"},
+		{"not forwarded", ipv6Facts{ext: "lan0", inside: true, enabled: true, acceptRA: 1}, isFailure, "net.ipv6.conf.all.forwarding"},
+		{"off on the LAN", ipv6Facts{ext: "lan0", inside: true, forwardingAll: 1}, isWarning, "off on lan0"},
+		{"deaf", ipv6Facts{ext: "lan0", inside: true, enabled: true, forwardingAll: 1, forwardingExt: 1, acceptRA: 1}, isFailure, "no router advertisements"},
+		{"deaf with an address", ipv6Facts{ext: "lan0", inside: true, enabled: true, global: true, forwardingAll: 1, acceptRA: 0}, isWarning, "do not follow"},
+	} {
+		wantFinding(t, c.name, judgeIPv6(c.facts), c.result, c.word)
+	}
+	wantFinding(t, "loose", judgeReversePath(2, "lan0", "eth1", true), isOK)
+	wantFinding(t, "strict, by the LAN", judgeReversePath(1, "lan0", "lan0", true), isOK)
+	wantFinding(t, "strict, before the start", judgeReversePath(1, "lan0", "eth1", false), isOK)
+	wantFinding(t, "strict, elsewhere", judgeReversePath(1, "lan0", "eth1", true), isWarning, "eth1", "ANCHORD_EXT_GATEWAY_IP")
+	wantFinding(t, "strict, nowhere", judgeReversePath(1, "lan0", "", true), isWarning, "no default route")
+}
+
+func TestDoctorJudgesPrograms(t *testing.T) {
+	nft := programsOf("network-anchor", "")[1]
+	_, missing := exec.Version(t.Context(), "a-program-that-nobody-has")
+	for _, c := range []struct {
+		name    string
+		version string
+		err     error
+		result  verdict
+		word    string
+	}{
+		{"as tested", "1.0.6", nil, isOK, "nft 1.0.6"},
+		{"newer", "1.1", nil, isOK, "nft 1.1"},
+		{"ten is more than nine", "1.0.10", nil, isOK, "1.0.10"},
+		{"older", "1.0.5", nil, isWarning, "older"},
+		{"much older", "0.9.8", nil, isWarning, "older"},
+		{"missing", "", missing, isFailure, "nft is missing: there is no ruleset"},
+		{"silent", "", errors.New("tells no version"), isWarning, "does not tell"},
+	} {
+		wantFinding(t, c.name, []finding{nft.judge(c.version, c.err)}, c.result, c.word)
+	}
+}
+
+func TestDoctorJudgesRights(t *testing.T) {
+	const none, refused = http.StatusNotFound, http.StatusForbidden
+	start := call{"POST", "/containers/{id}/start"}
+	rights := writeRights("network-anchor", anchord.RepairConfig{Autostart: true, Autofix: true, Managed: &anchord.Recipe{}}, false)
+	statuses := map[call]int{}
+	for _, c := range recreateCalls {
+		statuses[c] = none
+	}
+	if got := judgeRights(rights, statuses); got != nil {
+		t.Errorf("nothing is refused, but: %+v", got)
+	}
+	statuses[start] = refused
+	if got := judgeRights(rights, statuses); len(got) != 3 || got[0].Result != isWarning || !strings.Contains(got[0].Seen, "POST /containers/{id}/start, which ANCHORD_AUTOSTART_SIBLINGS needs") {
+		t.Errorf("three features need the right to start; the doctor says %+v", got)
+	}
+	if rights := writeRights("network-anchor", anchord.RepairConfig{Autofix: true}, false); len(rights) != 0 {
+		t.Errorf("nothing writes, but %+v", rights)
+	}
+	for mode, want := range map[string]int{"wrap-rebinder": 1, "external-rebinder": 2} {
+		if got := writeRights(mode, anchord.RepairConfig{}, true); len(got) != want {
+			t.Errorf("%s needs %+v", mode, got)
+		}
+	}
+	wantFinding(t, "no socket", judgeDocker("unix:///x", "", nil, os.ErrNotExist), isFailure, "docker.sock")
+	wantFinding(t, "no permission", judgeDocker("unix:///x", "", nil, os.ErrPermission), isFailure, "no permission")
+	for _, c := range append(slices.Clone(manageCalls), call{"POST", "/networks/{id}/connect"}) {
+		if path := c.harmless(); c.path != "/containers/create" && !strings.Contains(path, exec.Nobody) {
+			t.Errorf("%s is tried as %s, which may be somebody", c, path)
+		}
+	}
+}
+
+func TestDoctorJudgesTheLAN(t *testing.T) {
+	lan := anchord.Network{ID: "1", Name: "shop_lan", Driver: "macvlan"}
+	good := lanFacts{iface: "lan0", network: lan, carrier: true, made: true, api: "1.51", asked: anchord.ModeAuto, mode: anchord.ModeDHCPRefresh}
+	change := func(f func(*lanFacts)) lanFacts { c := good; f(&c); return c }
+	for _, c := range []struct {
+		name   string
+		facts  lanFacts
+		result verdict
+		word   string
+	}{
+		{"good", good, isOK, "network shop_lan (macvlan)"},
+		{"none", change(func(f *lanFacts) { f.notFound = "no LAN interface: set ANCHORD_EXT_NETWORK" }), isFailure, "ANCHORD_EXT_NETWORK"},
+		{"l3", change(func(f *lanFacts) { f.network.Driver, f.network.IPVLANMode = "ipvlan", "l3s" }), isFailure, "mode l3s"},
+		{"no link", change(func(f *lanFacts) { f.carrier = false }), isFailure, "no link"},
+		{"own child to be", change(func(f *lanFacts) { f.parent, f.made = "eth0.42", false }), isOK, "made on eth0.42 when"},
+		{"own child", change(func(f *lanFacts) { f.parent = "eth0.42" }), isOK, "made by anchord on eth0.42"},
+		{"old engine", change(func(f *lanFacts) { f.api, f.mode = "1.41", anchord.ModeBootstrap }), isWarning, "engine-before-28.yaml"},
+		{"old engine, as asked for", change(func(f *lanFacts) { f.api, f.asked, f.mode = "1.41", anchord.ModeBootstrap, anchord.ModeBootstrap }), isOK, "bootstrap"},
+		{"new engine", change(func(f *lanFacts) { f.mode = anchord.ModeBootstrap }), isOK, "bootstrap"},
+	} {
+		wantFinding(t, c.name, judgeLAN(c.facts), c.result, c.word)
+	}
+}
+
+func TestDoctorJudgesTransits(t *testing.T) {
+	subnet := netip.MustParsePrefix("10.213.0.0/24")
+	docker := anchord.Network{Name: "transit", Driver: "bridge", Pools: []anchord.Pool{{Subnet: subnet, Gateway: netip.MustParseAddr("10.213.0.1")}}}
+	inhibited, internal := docker, docker
+	inhibited.InhibitIPv4, internal.Internal = true, true
+	for _, c := range []struct {
+		name   string
+		facts  transitFacts
+		result verdict
+		word   string
+	}{
+		{"inhibited", transitFacts{network: inhibited}, isOK, "way out is anchord"},
+		{"Docker's", transitFacts{network: docker}, isFailure, "inhibit_ipv4"},
+		{"Docker's, wrapped", transitFacts{network: docker, wrapped: true}, isWarning, "service-anchor"},
+		{"Docker's, and all answer", transitFacts{network: docker, answers: []bool{true, true}}, isOK, "Docker's, but"},
+		{"Docker's, and one does not", transitFacts{network: docker, wrapped: true, answers: []bool{true, false}}, isFailure, "by the Docker host"},
+		{"internal, unproven", transitFacts{network: internal}, isWarning, "bridge-nf-call-iptables"},
+		{"internal, and all answer", transitFacts{network: internal, answers: []bool{true}}, isOK, "way out is anchord"},
+		{"internal, and dropped", transitFacts{network: internal, answers: []bool{false}}, isFailure, "sysctl net.bridge.bridge-nf-call-iptables=0"},
+	} {
+		wantFinding(t, c.name, []finding{judgeTransit(c.facts)}, c.result, c.word)
+	}
+	leaky := docker
+	leaky.Pools = append(slices.Clone(docker.Pools), anchord.Pool{Subnet: netip.MustParsePrefix("fd5a:1::/64"), Gateway: netip.MustParseAddr("fd5a:1::1")})
+	wantFinding(t, "leaky", judgeLeak(leaky, false), isFailure, `aux_addresses: {DefaultGatewayIPv6: "fd5a:1::ffff"}`)
+	wantFinding(t, "leaky, wrapped", judgeLeak(leaky, true), isWarning, "service-anchor")
+	tight := leaky
+	tight.Pools = []anchord.Pool{leaky.Pools[0], {Subnet: leaky.Pools[1].Subnet, DefaultGateway: netip.MustParseAddr("fd5a:1::ffff")}}
+	inside := leaky
+	inside.Internal = true
+	for name, n := range map[string]anchord.Network{"tight": tight, "internal": inside, "without IPv6": docker} {
+		if got := judgeLeak(n, false); got != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestDoctorJudgesTheLANsAnswers(t *testing.T) {
+	left := int64(60)
+	lease := &leaseStatus{Family: "v4", Address: "192.0.2.7/24", Server: "192.0.2.2", Remaining: &left}
+	offer := exec.Offer{Server: netip.MustParseAddr("192.0.2.2"), Address: netip.MustParseAddr("192.0.2.7")}
+	wantFinding(t, "lease", judgeDHCP(dhcpFacts{lease: lease}), isOK, "192.0.2.7/24 from 192.0.2.2, 1m0s left")
+	wantFinding(t, "endless lease", judgeDHCP(dhcpFacts{lease: &leaseStatus{Address: "192.0.2.7/24"}}), isOK, "without end")
+	wantFinding(t, "offer", judgeDHCP(dhcpFacts{offer: offer, offered: true}), isOK, "offers 192.0.2.7")
+	wantFinding(t, "silence", judgeDHCP(dhcpFacts{iface: "lan0"}), isFailure, "tcpdump")
+	wantFinding(t, "IPv6 only", judgeDHCP(dhcpFacts{iface: "lan0", other: true}), isWarning, "IPv6 address only")
+	wantFinding(t, "not asked", judgeDHCP(dhcpFacts{err: errors.New("no packets")}), isSkipped, "no packets")
+
+	router := anchord.Advert{At: time.Second, Router: netip.MustParseAddr("fe80::1")}
+	managed := router
+	managed.Managed = true
+	wantFinding(t, "router", judgeRouter(router, nil, "lan0", anchord.ModeDHCPRefresh, nil, true), isOK, "fe80::1")
+	wantFinding(t, "no router", judgeRouter(anchord.Advert{}, nil, "lan0", anchord.ModeDHCPRefresh, nil, true), isWarning, "no router")
+	wantFinding(t, "managed, leased", judgeRouter(managed, nil, "lan0", anchord.ModeDHCPRefresh, lease, true), isOK, "leased is")
+	wantFinding(t, "managed, not leased", judgeRouter(managed, nil, "lan0", anchord.ModeDHCPRefresh, nil, true), isWarning, "no DHCPv6 server")
+	wantFinding(t, "managed, before the start", judgeRouter(managed, nil, "lan0", anchord.ModeDHCPRefresh, nil, false), isOK, "will be asked")
+
+	addr := netip.MustParseAddr("192.0.2.1")
+	wantFinding(t, "gateway", []finding{judgeGateway(gatewayFacts{gateway: addr, answers: true})}, isOK, "192.0.2.1 answers")
+	wantFinding(t, "silent gateway", []finding{judgeGateway(gatewayFacts{gateway: addr})}, isFailure, "does not answer")
+	wantFinding(t, "name server", []finding{judgeDNS(addr, "RCodeNameError", nil)}, isOK)
+	wantFinding(t, "helpless name server", []finding{judgeDNS(addr, "RCodeServerFailure", nil)}, isWarning, "ServerFailure")
+	wantFinding(t, "silent name server", []finding{judgeDNS(addr, "", errors.New("no answer"))}, isFailure, "no answer")
+	wantFinding(t, "no name server", judgeNoDNS(false), isOK)
+	wantFinding(t, "no name server, internal", judgeNoDNS(true), isWarning, "ANCHORD_DNS")
+	wantFinding(t, "taken", []finding{judgeDuplicate(addr, []string{"02:00:00:00:00:01"}, nil)}, isFailure, "02:00:00:00:00:01")
+	link := anchord.Link{Name: "lan0", MAC: "02:42:8d:90:01:d3"}
+	prefix := anchord.Route{Family: anchord.V6, Iface: "lan0", Dst: netip.MustParsePrefix("2001:db8:1::/64")}
+	elsewhere, via := prefix, prefix
+	elsewhere.Iface, via.Gateway = "eth1", netip.MustParseAddr("fe80::1")
+	if got := unmadeAddresses(link, []anchord.Route{elsewhere, via, prefix, {Family: anchord.V6, Iface: "lan0", Dst: netip.MustParsePrefix("fe80::/64")}}); len(got) != 1 || got[0].String() != "2001:db8:1:0:42:8dff:fe90:1d3" {
+		t.Errorf("the addresses that are missing: %v", got)
+	}
+	link.Addrs = []anchord.LinkAddr{{Prefix: netip.MustParsePrefix("2001:db8:1::7/128")}}
+	if got := unmadeAddresses(link, []anchord.Route{prefix}); got != nil {
+		t.Errorf("it has one of that prefix, but misses %v", got)
+	}
+	wantFinding(t, "given up", []finding{judgeUnmade(addr, true, nil)}, isFailure, "gave it up")
+	wantFinding(t, "taken in IPv6", []finding{judgeDuplicate6(anchord.LinkAddr{Prefix: netip.MustParsePrefix("2001:db8::7/64"), Duplicate: true})}, isFailure, "2001:db8::7")
+}
+
+func TestDoctorJudgesServices(t *testing.T) {
+	at := netip.MustParseAddr("10.213.0.10")
+	wantFinding(t, "answers", []finding{judgeWayBack("web", at, answer{near: true, far: true})}, isOK, "web (10.213.0.10)")
+	wantFinding(t, "no way back", []finding{judgeWayBack("web", at, answer{near: true})}, isFailure, "not clients")
+	wantFinding(t, "silent", []finding{judgeWayBack("web", at, answer{})}, isWarning, "not answer at all")
+	state := anchord.State{Entries: []anchord.Entry{
+		{Protocol: "tcp", First: 80, Last: 80, Container: "web"}, {Family: anchord.V6, Protocol: "tcp", First: 80, Last: 80, Container: "web"},
+	}}
+	wantFinding(t, "exposed", judgeExposed(state, true), isOK, "1 port or range of 1 container")
+	wantFinding(t, "nothing", judgeExposed(anchord.State{}, true), isWarning, anchord.LabelExpose)
+	wantFinding(t, "nothing yet", judgeExposed(anchord.State{}, false), isSkipped)
+	now := time.Now()
+	looked, long := now.Add(-time.Second), now.Add(-time.Hour)
+	docker := &dockerStatus{Connected: true}
+	wantFinding(t, "runs", judgeRunning(&statusReport{Ready: true, Docker: docker, Looked: &looked, PollSeconds: 30}, nil, now), isOK, "1s ago")
+	wantFinding(t, "hangs", judgeRunning(&statusReport{Ready: true, Docker: docker, Looked: &long, PollSeconds: 30}, nil, now), isFailure, "1h0m0s")
+	wantFinding(t, "waits", judgeRunning(&statusReport{Unmet: []string{"the ruleset"}, Docker: docker}, nil, now), isFailure, "the ruleset")
+	wantFinding(t, "lost Docker", judgeRunning(&statusReport{Ready: true, Docker: &dockerStatus{Error: "gone"}}, nil, now), isFailure, "gone")
+	wantFinding(t, "dead", judgeRunning(nil, errors.New("refused"), now), isFailure, "refused")
+}
+
+func TestDoctorNeverHangs(t *testing.T) {
+	if most := gatherTime + checkTime + grace; most > 5*time.Second {
+		t.Errorf("the doctor may take %v", most)
+	}
+	slow := check{name: "slow", group: "g", run: func(context.Context, *patient) []finding { select {} }}
+	quick := check{name: "quick", group: "g", run: func(context.Context, *patient) []finding { return []finding{fine("seen")} }}
+	began := time.Now()
+	got := examine(t.Context(), []check{slow, slow, quick}, &patient{})
+	if took := time.Since(began); took > 4*checkTime {
+		t.Errorf("it took %v", took)
+	}
+	if len(got) != 3 || got[0].Result != isSkipped || got[2].Result != isOK {
+		t.Errorf("the outcome is %+v", got)
+	}
+}
+
+func TestDoctorsReport(t *testing.T) {
+	d := diagnosis{Mode: "network-anchor", Project: "evil\x1b[31m"}
+	for _, o := range []checkOutcome{
+		{groupContainer, "capabilities", fine("NET_ADMIN")},
+		{groupContainer, "programs", fine("ip 6.1.0, nft 1.0.6")},
+		{groupContainer, "programs", warning("use the anchord image, or a newer release of yours", "conntrack 1.4.2 is older than any version that anchord was tried with (1.4.7)")},
+		{groupServices, "namespaces", finding{isFailure, "a container \x1b[31mwith\nhostile\x00 names", "recreate them", []string{"docker compose -p shop --project-directory /srv/a-long-name/of-a-directory -f /srv/compose.yaml up -d --no-deps --force-recreate web"}}},
+		{groupServices, "anchord", skipped("no anchord runs in this container")},
+	} {
+		d.add(o)
+	}
+	golden(t, "doctor", d.String())
+	var out bytes.Buffer
+	if err := (&examineCmd{JSON: true}).tell(&out, d); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "doctor-json", out.String())
+}
+
+// docs/doctor.md and the program cannot differ.
+func TestDoctorsReference(t *testing.T) {
+	const path, begin, end = "../../docs/doctor.md", "<!-- checks: make golden -->\n", "<!-- end of checks -->\n"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, opened := strings.Cut(string(text), begin)
+	listed, after, closed := strings.Cut(rest, end)
+	if !opened || !closed {
+		t.Fatalf("%s has no %q and %q", path, begin, end)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(before+begin+reference()+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if listed != reference() {
+		t.Errorf("%s lists other checks than there are (make golden)", path)
+	}
+}
+
+func TestDoctorOfNoMode(t *testing.T) {
+	environment(t, "ANCHORD_MODE", "router")
+	if code, _, stderr := started("doctor"); code != exitUsage || !strings.Contains(stderr, "modes are network-anchor, service-anchor") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
