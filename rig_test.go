@@ -40,7 +40,7 @@ var errBroken = errors.New("broken")
 func newRig(w *world, c anchord.Config) *rig {
 	g := &rig{w: w, fails: map[string]error{}, flows: map[anchord.Protocol][]anchord.Flow{}}
 	g.Reconciler = &anchord.Reconciler{
-		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Tables: g,
+		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Overrides: g, Tables: g,
 		Leases: g, Adverts: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
 		Uptime: func() time.Duration { return g.w.Now },
 	}
@@ -287,6 +287,43 @@ func (g *rig) Render(s anchord.State) (anchord.Ruleset, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return anchord.Ruleset{Body: fmt.Sprintf("%s %v %v", s.Ext, s.Transits, entries(s))}, g.fails["render"]
+}
+
+func (g *rig) With(files []anchord.TemplateFile) (anchord.Renderer, error) {
+	for _, f := range files {
+		if f.Fault != "" {
+			return nil, errors.New(f.Fault)
+		}
+	}
+	return &overriding{g, files}, nil
+}
+
+// overriding is a renderer whose body says which templates it is of. One of
+// the text "fails with X" does where X is in the body.
+type overriding struct {
+	*rig
+	files []anchord.TemplateFile
+}
+
+func (o *overriding) Render(s anchord.State) (anchord.Ruleset, error) {
+	rs, err := o.rig.Render(s)
+	for _, f := range o.files {
+		if on, found := strings.CutPrefix(f.Text, "fails with "); found && strings.Contains(rs.Body, on) {
+			return rs, &anchord.TemplateError{File: f.Name, Line: 1, Message: "fails", Rendered: rs.Body}
+		}
+		rs.Body += " " + f.Text
+	}
+	return rs, err
+}
+
+func (g *rig) Templates() []anchord.TemplateFile {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.w.Observation.Templates
+}
+
+func (g *rig) Check(_ context.Context, rs anchord.Ruleset) error {
+	return g.effect("check %s", rs.Body)
 }
 
 func (g *rig) Apply(_ context.Context, rs anchord.Ruleset) error {

@@ -31,6 +31,7 @@ type networkMetrics struct {
 	conflicts, errors prometheus.Gauge
 	docker            prometheus.Gauge
 	dead              prometheus.Gauge
+	templateRefused   prometheus.Gauge
 	dockerEvents      *prometheus.CounterVec
 	eventToRuleset    prometheus.Histogram
 	entries           *prometheus.GaugeVec
@@ -75,6 +76,7 @@ func newNetworkMetrics(registry *prometheus.Registry, uptime func() time.Duratio
 		errors:            gauge("expose_errors", "Containers whose label is refused.").WithLabelValues(),
 		docker:            gauge("docker_connected", "1 if Docker answers, else 0.").WithLabelValues(),
 		dead:              gauge("netns_dependents_dead", "Containers in a network namespace that no longer exists.").WithLabelValues(),
+		templateRefused:   gauge("template_override_refused", "1 if templates in the template directory are refused, else 0.").WithLabelValues(),
 		dockerEvents:      counter("docker_events_total", "Looks at Docker, by what asked for them.", "source"),
 		eventToRuleset:    histogram("event_to_ruleset_seconds", "From Docker's own time of an event to the changed ruleset.", eventBuckets),
 		entries:           gauge("dnat_entries", "Exposed ports and ranges.", "family", "proto"),
@@ -138,6 +140,10 @@ func (m *networkMetrics) reconciled(o anchord.Outcome) {
 	}
 	m.conflicts.Set(float64(o.State.Conflicts))
 	m.errors.Set(float64(o.State.Rejected))
+	m.templateRefused.Set(0)
+	if o.Refused != nil {
+		m.templateRefused.Set(1)
+	}
 	counts := map[anchord.Family]map[anchord.Protocol]int{anchord.V4: {}, anchord.V6: {}}
 	for _, e := range o.State.Entries {
 		counts[e.Family][e.Protocol]++

@@ -39,6 +39,7 @@ type statusReport struct {
 	Problems  []problemStatus `json:"problems"`
 	Changed   *time.Time      `json:"last_change,omitempty"`
 	Docker    dockerStatus    `json:"docker"`
+	Templates templateStatus  `json:"templates"`
 }
 
 type leaseStatus struct {
@@ -75,6 +76,20 @@ type dockerStatus struct {
 	Error     string `json:"error,omitempty"`
 }
 
+type templateStatus struct {
+	Overrides []string `json:"overrides"` // files whose rules stand
+	Refused   string   `json:"refused,omitempty"`
+}
+
+// line tells which templates say the rules; nothing where all is as usual.
+func (t templateStatus) line() string {
+	rules := strings.Join(t.Overrides, ", ")
+	if t.Refused != "" {
+		rules = cmp.Or(rules, "embedded") + "; the template directory is REFUSED, see below"
+	}
+	return rules
+}
+
 // status gathers the report from the last outcome and the kernel's counters.
 func (n *networkAnchor) status(ctx context.Context) statusReport {
 	unmet := n.unmet()
@@ -86,7 +101,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		Ready: len(unmet) == 0, Unmet: unmet,
 		Project: s.Identity.Project, Hostname: s.Identity.Hostname, Interface: s.Ext, Mode: string(s.Mode), Network: s.Shared,
 		Addresses: []string{}, Leases: []leaseStatus{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
-		Docker: dockerStatus{Connected: dockerErr == nil},
+		Docker: dockerStatus{Connected: dockerErr == nil}, Templates: templateStatus{Overrides: append([]string{}, o.Overrides...)},
 	}
 	if dockerErr != nil {
 		report.Docker.Error = dockerErr.Error()
@@ -107,6 +122,10 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		if notice.Level > anchord.Info {
 			report.Problems = append(report.Problems, problemStatus{notice.Event, notice.Message, notice.Container})
 		}
+	}
+	if o.Refused != nil {
+		report.Templates.Refused = o.Refused.Error()
+		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventTemplateRefused, Message: anchord.RefusedMessage(o.Overrides, o.Refused)})
 	}
 	if o.Err != nil {
 		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: o.Err.Error()})
@@ -248,6 +267,9 @@ func (r statusReport) print(w io.Writer) error {
 		docker = "NOT CONNECTED: " + r.Docker.Error
 	}
 	fmt.Fprintf(t, "docker\t%s; backends on network %s\n", docker, orNone(r.Network))
+	if rules := r.Templates.line(); rules != "" {
+		fmt.Fprintf(t, "templates\t%s\n", rules)
+	}
 	fmt.Fprintf(t, "\nPORT\tCONTAINER\tBACKEND\tCONNECTIONS\n")
 	slices.SortStableFunc(r.Exposed, func(a, b exposedStatus) int { return strings.Compare(a.Family, b.Family) })
 	for _, e := range r.Exposed {
