@@ -13,7 +13,7 @@ import (
 type statement struct {
 	head, body string
 	block      bool
-	at         int // offset of its end
+	at         int // offset of its first word
 }
 
 // statements splits text without comments at its own level. Newlines and
@@ -21,9 +21,10 @@ type statement struct {
 func statements(text string) []statement {
 	var all []statement
 	start, open, depth := 0, 0, 0
-	end := func(i int) {
-		if head := words(text[start:i]); head != "" {
-			all = append(all, statement{head: head, at: i})
+	end := func(i int, s statement) {
+		s.at = start + len(text[start:]) - len(strings.TrimLeft(text[start:], " \t\n;"))
+		if s.head != "" || s.block {
+			all = append(all, s)
 		}
 		start = i + 1
 	}
@@ -36,17 +37,16 @@ func statements(text string) []statement {
 				open = i
 			}
 		case c == '}' && depth == 0:
-			end(i + 1)
+			end(i, statement{head: words(text[start : i+1])})
 		case c == '}':
 			if depth--; depth == 0 {
-				all = append(all, statement{words(text[start:open]), text[open+1 : i], true, i})
-				start = i + 1
+				end(i, statement{head: words(text[start:open]), body: text[open+1 : i], block: true})
 			}
 		case depth == 0 && (c == '\n' || c == ';'):
-			end(i)
+			end(i, statement{head: words(text[start:i])})
 		}
 	}
-	end(len(text))
+	end(len(text), statement{head: words(text[start:])})
 	return all
 }
 

@@ -74,7 +74,7 @@ func (o *override) add(name, source, text string) error {
 	if err != nil {
 		return located(err)
 	}
-	m := marker{file: len(o.sources), source: source, text: text}
+	m := marker{file: len(o.sources), source: source, text: text, blocks: o.blocks}
 	o.sources = append(o.sources, source)
 	var trees []*parse.Tree
 	for _, t := range parsed.Templates() {
@@ -96,9 +96,7 @@ func (o *override) add(name, source, text string) error {
 		o.trees[tree.Name] = tree
 	}
 	for _, block := range m.called {
-		if before[block] != nil && o.blocks[block] {
-			o.trees[block+m.before()] = before[block]
-		}
+		o.trees[block+m.before()] = before[block]
 	}
 	return nil
 }
@@ -221,7 +219,8 @@ type marker struct {
 	file   int
 	source string
 	text   string
-	called []string // blocks whose previous contents are called
+	blocks map[string]bool // that can be replaced
+	called []string        // blocks whose previous contents are called
 }
 
 const (
@@ -259,7 +258,7 @@ func (m *marker) list(list *parse.ListNode) {
 			}
 			n.Text = []byte(marked)
 		case *parse.TemplateNode:
-			if block, found := strings.CutPrefix(n.Name, previous); found {
+			if block, found := strings.CutPrefix(n.Name, previous); found && m.blocks[block] {
 				m.called = append(m.called, block)
 				n.Name = block + m.before()
 			}
@@ -293,6 +292,9 @@ func (r *Renderer) unmark(text string) (string, []anchord.Origin) {
 			if strings.TrimSpace(plain) == "" {
 				first = last
 			}
+		}
+		if plain == "" {
+			break // a mark behind the last line
 		}
 		b.WriteString(plain)
 		origins = append(origins, first)
