@@ -245,7 +245,7 @@ func (r *Reconciler) reportRefused() {
 	place, fields := w.refused.Error(), Fields{}
 	var where *TemplateError
 	if errors.As(w.refused, &where) {
-		place, fields = where.place(), Fields{"file": where.File, "line": where.Line, "nft_line": where.Rendered}
+		place, fields = where.place(), Fields{"file": where.File, "line": where.Line}
 	}
 	if w.told[place] {
 		return
