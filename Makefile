@@ -48,6 +48,10 @@ bench: deps ## Measure latency, loss, throughput and idle cost
 golden: ## Write the golden files anew
 	go test ./templates ./cmd/anchord -update
 
+.PHONY: docs
+docs: ## Write the parts of docs/ that the code says
+	go test ./templates -run TestDocs -update
+
 .PHONY: build
 build: ## Build bin/anchord
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/anchord ./cmd/anchord

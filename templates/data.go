@@ -15,7 +15,7 @@ const DataVersion = 1
 // Table is what the template is given. It is executed twice: for IPv4 and for
 // IPv6.
 type Table struct {
-	// Version is DataVersion.
+	// Version is the version of the data.
 	Version int
 	// Name is what nft calls the table: ip anchord_v4 or ip6 anchord_v6.
 	Name string
@@ -44,8 +44,10 @@ type Table struct {
 type Port struct {
 	// Protocol is tcp or udp.
 	Protocol anchord.Protocol
-	// First and Last are the public ports, 1 to 65535; equal for a single port.
-	First, Last uint16
+	// First is the first public port, 1 to 65535.
+	First uint16
+	// Last is the last public port; First for a single one.
+	Last uint16
 	// Backend is the container's address.
 	Backend netip.Addr
 	// BackendFirst is the container's port for First; a range keeps step.

@@ -292,7 +292,7 @@ func TestHalfWrittenOverridesAreNeverTold(t *testing.T) {
 	}
 	for _, piece := range []string{text[:20], text[20:40], text[40:60], text[60:]} {
 		out.WriteString(piece)
-		<-time.After(100 * time.Millisecond) // as a slow writer
+		<-time.After(20 * time.Millisecond) // as a slow writer
 	}
 	out.Close()
 	eventually(t, hang, r.says("in pieces", true))
