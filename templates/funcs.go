@@ -17,9 +17,9 @@ var funcs = template.FuncMap{
 	"upto":    upto,
 	"inc":     inc,
 
-	"print":   print,
-	"printf":  printf,
-	"println": println,
+	"print":   shortPrint,
+	"printf":  shortPrintf,
+	"println": shortPrintln,
 
 	"html":     otherLanguage,
 	"js":       otherLanguage,
@@ -77,16 +77,16 @@ func upto(n int) ([]int, error) {
 // inc is n + 1.
 func inc(n int) int { return n + 1 }
 
-// print is text/template's, for at most 64 KiB.
-func print(args ...any) (string, error) { return short(fmt.Sprint(args...)) }
+// shortPrint is text/template's print, for at most 64 KiB.
+func shortPrint(args ...any) (string, error) { return short(fmt.Sprint(args...)) }
 
-// printf is text/template's, for at most 64 KiB.
-func printf(format string, args ...any) (string, error) {
+// shortPrintf is text/template's printf, for at most 64 KiB.
+func shortPrintf(format string, args ...any) (string, error) {
 	return short(fmt.Sprintf(format, args...))
 }
 
-// println is text/template's, for at most 64 KiB.
-func println(args ...any) (string, error) { return short(fmt.Sprintln(args...)) }
+// shortPrintln is text/template's println, for at most 64 KiB.
+func shortPrintln(args ...any) (string, error) { return short(fmt.Sprintln(args...)) }
 
 // short keeps a template from doubling a text until memory is full.
 func short(s string) (string, error) {
@@ -96,7 +96,7 @@ func short(s string) (string, error) {
 	return s, nil
 }
 
-// otherLanguage refuses to quote for other languages than nft's.
+// otherLanguage refuses: it would quote for another language than nft's.
 func otherLanguage(...any) (string, error) {
 	return "", errors.New("quotes for another language than nft's")
 }

@@ -22,7 +22,7 @@ func statements(text string) []statement {
 	var all []statement
 	start, open, depth := 0, 0, 0
 	end := func(i int, s statement) {
-		s.at = start + len(text[start:]) - len(strings.TrimLeft(text[start:], " \t\n;"))
+		s.at = i - len(strings.TrimLeft(text[start:i], " \t\n"))
 		if s.head != "" || s.block {
 			all = append(all, s)
 		}

@@ -279,25 +279,24 @@ func (r *Renderer) unmark(text string) (string, []anchord.Origin) {
 	var origins []anchord.Origin
 	var last anchord.Origin
 	for line := range strings.Lines(text) {
-		plain, first := "", last
+		first, blank, begin := last, true, b.Len()
 		for {
 			before, rest, found := strings.Cut(line, markBegin)
-			plain += before
+			b.WriteString(before)
+			blank = blank && strings.TrimSpace(before) == ""
 			if !found {
 				break
 			}
 			var mark string
 			mark, line, _ = strings.Cut(rest, markEnd)
 			last = r.origin(mark)
-			if strings.TrimSpace(plain) == "" {
+			if blank {
 				first = last
 			}
 		}
-		if plain == "" {
-			break // a mark behind the last line
+		if b.Len() > begin { // not only marks, behind the last line
+			origins = append(origins, first)
 		}
-		b.WriteString(plain)
-		origins = append(origins, first)
 	}
 	return b.String(), origins
 }

@@ -221,6 +221,25 @@ func doubling() string {
 	return b.String()
 }
 
+// What ends in time ends soon, whatever form it has.
+func TestLargeOutput(t *testing.T) {
+	for name, text := range map[string]string{
+		"one line":       `{{range 400000}}x{{end}}`,
+		"many lines":     "{{range 200000}}\n# x{{end}}\n",
+		"many rules":     "{{range 200000}}\n\t\taccept{{end}}\n",
+		"many comments":  "{{range 200000}}# \"{{end}}\n",
+		"many quotes":    "{{range 200000}}\"{{end}}\n",
+		"braces":         "{{range 200000}} { {{end}}{{range 200000}} } {{end}}\n",
+		"closing braces": "{{range 200000}} } {{end}}\n",
+	} {
+		began := time.Now()
+		_, err := overridden(t, states()["one-service"], file("a.nft.tmpl", `{{define "forward"}}`+text+`{{end}}`))
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("%s took %v (%v)", name, took, err)
+		}
+	}
+}
+
 // Each rendered line knows its template, also where lines are put together
 // from several places.
 func TestOrigins(t *testing.T) {

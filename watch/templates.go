@@ -64,11 +64,11 @@ func (d *TemplateDir) take(files []anchord.TemplateFile) {
 func (d *TemplateDir) Follow(ctx context.Context, fire func(anchord.Source, time.Time)) {
 	tick := time.NewTicker(templateTick)
 	defer tick.Stop()
-	var events chan fsnotify.Event
 	w, err := fsnotify.NewWatcher()
-	if err == nil {
+	if err != nil {
+		w = &fsnotify.Watcher{} // its channels never tell anything
+	} else {
 		defer w.Close()
-		events = w.Events
 	}
 	for {
 		if err == nil {
@@ -80,7 +80,8 @@ func (d *TemplateDir) Follow(ctx context.Context, fire func(anchord.Source, time
 		select {
 		case <-ctx.Done():
 			return
-		case <-events:
+		case <-w.Events:
+		case <-w.Errors: // the queue overflowed: what was missed is in the directory
 		case <-tick.C:
 		}
 	}

@@ -110,7 +110,6 @@ type carried struct {
 	r       *running
 	session *session
 	stream  *stream
-	sent    int
 }
 
 func (r *running) traffic() *carried {
