@@ -123,7 +123,8 @@ func (r *Reconciler) overrides() []TemplateFile {
 
 // applyOverridden tries what the operator wants, and falls back where it is
 // refused. What was refused before is tried again where something moved, and
-// after the fall back: containers never wait for it.
+// after the fall back, so that containers do not wait for it; if it took too
+// long, on the poll only.
 func (r *Reconciler) applyOverridden(ctx context.Context, embedded Ruleset) error {
 	w := &r.words
 	known := w.refused != nil
@@ -137,7 +138,8 @@ func (r *Reconciler) applyOverridden(ctx context.Context, embedded Ruleset) erro
 		w.refused = nil // then it is not the templates' fault
 		return err
 	}
-	if known && (r.applied != before || r.outcome.Source&SourcePoll != 0) {
+	moved := r.applied != before && !errors.Is(w.refused, context.DeadlineExceeded)
+	if known && (moved || r.outcome.Source&SourcePoll != 0) {
 		outcome := r.outcome
 		if w.refused = r.applyWanted(ctx, embedded); w.refused != nil {
 			r.outcome = outcome

@@ -1,6 +1,7 @@
 package anchord_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -205,5 +206,23 @@ func TestFilesThatDoNothingAreTold(t *testing.T) {
 	g.look(t, anchord.SourceTemplates)
 	if told := g.told(anchord.EventNoticeCleared); len(told) != 1 {
 		t.Errorf("told %q", told)
+	}
+}
+
+// A check that took too long would hold up each container's change: only the
+// poll repeats it.
+func TestACheckThatTakesTooLongIsNotRepeatedForContainers(t *testing.T) {
+	g := working(t)
+	g.fails["check"] = context.DeadlineExceeded
+	g.override("a.nft.tmpl", "slow")
+	g.look(t, anchord.SourceTemplates)
+	g.w.run("other", "tcp/81", "shop_transit=10.213.0.6")
+	if checked, applied := g.rules(t, anchord.SourceContainers); checked != nil || len(applied) != 1 {
+		t.Errorf("checked %q, applied %q", checked, applied)
+	}
+	g.fails = map[string]error{}
+	g.look(t, anchord.SourceAll|anchord.SourcePoll)
+	if !strings.HasSuffix(g.inKernel, " slow") {
+		t.Errorf("%q stands", g.inKernel)
 	}
 }

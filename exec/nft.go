@@ -67,7 +67,11 @@ func (n *NFT) Check(ctx context.Context, rs anchord.Ruleset) error {
 	script := Script(rs, 0)
 	runner := n.Runner
 	runner.Timeout = checkTimeout
-	if _, err := runner.Run(ctx, script, "nft", "-c", "-f", "-"); err != nil {
+	_, err := runner.Run(ctx, script, "nft", "-c", "-f", "-")
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("checking ruleset: nft was not ready after %v; does a name stand where an address belongs? %w", checkTimeout, err)
+	}
+	if err != nil {
 		return fmt.Errorf("checking ruleset: %w", inTemplate(err, rs, script))
 	}
 	return nil

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -269,5 +271,15 @@ func TestComplaintsNameTheTemplate(t *testing.T) {
 	var told *anchord.TemplateError
 	if err := (&NFT{}).Check(t.Context(), rs); err == nil || errors.As(err, &told) {
 		t.Errorf("all templates are embedded: %v", err)
+	}
+}
+
+// A name has nft ask DNS, which may not answer.
+func TestACheckThatDoesNotEnd(t *testing.T) {
+	tools(t, map[string]string{"nft": "exec sleep 60"})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := (&NFT{}).Check(ctx, rules("")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "name stand where an address belongs") {
+		t.Errorf("%v", err)
 	}
 }

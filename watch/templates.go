@@ -49,8 +49,30 @@ func (d *TemplateDir) Templates() []anchord.TemplateFile {
 	return d.files
 }
 
-// Read takes the files as they are now.
-func (d *TemplateDir) Read() { d.take(d.read()) }
+// Read takes the files as they are now. For one that is just being written it
+// waits, but not for ever.
+func (d *TemplateDir) Read() {
+	for range 10 {
+		if !d.justWritten() {
+			break
+		}
+		time.Sleep(templateSettle)
+	}
+	d.take(d.read())
+}
+
+// justWritten says whether a file is younger than it takes to settle.
+func (d *TemplateDir) justWritten() bool {
+	names, _ := d.names() // what is wrong here, read tells
+	return slices.ContainsFunc(names, func(name string) bool {
+		info, err := os.Stat(filepath.Join(d.Path, name))
+		if err != nil {
+			return false
+		}
+		age := time.Since(info.ModTime())
+		return age >= 0 && age < templateSettle
+	})
+}
 
 func (d *TemplateDir) take(files []anchord.TemplateFile) {
 	d.mu.Lock()

@@ -93,6 +93,28 @@ func TestTemplateDirectoriesThatAreNone(t *testing.T) {
 	}
 }
 
+// What is written while anchord starts is waited for, in moderation.
+func TestTemplatesThatAreWrittenAtStart(t *testing.T) {
+	d := &TemplateDir{Path: t.TempDir()}
+	path := filepath.Join(d.Path, "a.nft.tmpl")
+	put(t, d.Path, "a.nft.tmpl", "half")
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		os.WriteFile(path, []byte("whole"), 0o644)
+	}()
+	d.Read()
+	<-written
+	if got := d.Templates()[0].Text; got != "whole" {
+		t.Errorf("read %q", got)
+	}
+	future := time.Now().Add(time.Hour)
+	os.Chtimes(path, future, future)
+	if d.justWritten() {
+		t.Error("a file of the future is waited for")
+	}
+}
+
 // follow starts following and returns a wait for the next firing, and what was
 // read by then.
 func follow(t *testing.T, d *TemplateDir) (next func() string, fired func() int) {

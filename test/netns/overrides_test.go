@@ -151,6 +151,10 @@ func TestOverridesAreTakenUpWhileTrafficFlows(t *testing.T) {
 			r.override("anchord.nft.tmpl", strings.Replace(embedded(t), "a server does not redirect", "the whole", 2))
 		}, "the whole", true},
 		{"the whole is withdrawn", func() { r.withdraw("anchord.nft.tmpl") }, "the whole", false},
+		{"a chain of one's own", func() {
+			r.override("30-c.nft.tmpl", "{{define \"extra\"}}\n\tchain mine {\n\t\ttype filter hook forward priority 1; policy accept;\n\t\tcounter comment \"my own\"\n\t}\n{{end}}")
+		}, "my own", true},
+		{"that chain goes", func() { r.withdraw("30-c.nft.tmpl") }, "my own", false},
 		{"blocks are withdrawn", func() { r.withdraw("10-a.nft.tmpl"); r.withdraw("20-b.nft.tmpl") }, "block two", false},
 		{"the directory goes and comes", func() {
 			os.Remove(r.templates())
@@ -162,6 +166,9 @@ func TestOverridesAreTakenUpWhileTrafficFlows(t *testing.T) {
 		step.do()
 		eventually(t, hang, r.says(step.comment, step.there))
 		f.goesOn()
+	}
+	if rules := r.box.run("nft", "list", "ruleset"); strings.Contains(rules, "chain mine") {
+		t.Errorf("a chain that nobody declares is there still:\n%s", rules)
 	}
 	eventually(t, deadline, r.a.logs("template.applied", "10-a.nft.tmpl"))
 	eventually(t, deadline, r.a.logs("template.applied", "embedded templates again"))
