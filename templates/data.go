@@ -164,13 +164,18 @@ func newTable(f anchord.Family, s anchord.State) (Table, error) {
 		}
 		t.Transits = append(t.Transits, iface)
 	}
+	return t, nil
+}
+
+func exposed(f anchord.Family, s anchord.State) []Port {
+	var ports []Port
 	for _, e := range s.Entries {
 		if e.Family == f {
-			t.Exposed = append(t.Exposed, Port{
+			ports = append(ports, Port{
 				Protocol: e.Protocol, First: e.First, Last: e.Last,
 				Backend: e.Backend.WithZone(""), BackendFirst: e.Port, Container: newName(e.Container),
 			})
 		}
 	}
-	return t, nil
+	return ports
 }

@@ -69,6 +69,9 @@ func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
 		if err != nil {
 			return rs, fmt.Errorf("rendering ruleset: %w", err)
 		}
+		if r.sources != nil { // the embedded ones do not ask, and 10,000 take milliseconds
+			table.Exposed = exposed(f, s)
+		}
 		switch err := r.templates.ExecuteTemplate(out, main, table); {
 		case errors.Is(err, errEndless):
 			return rs, r.endless(out)
