@@ -62,7 +62,7 @@ golden: ## Write the golden files anew
 
 .PHONY: docs
 docs: ## Write the tables in docs/ anew that are made from the code
-	go test . ./cmd/anchord -run TestDocs -update
+	go test . ./cmd/anchord ./templates -run TestDocs -update
 
 .PHONY: picture
 picture: deps ## Draw docs/img/dashboard.svg anew, from a run of five minutes

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"time"
 )
@@ -39,30 +38,6 @@ func (r *Reconciler) apply(ctx context.Context, before State) error {
 		r.DHCP.Run(f, r.state.Clients[f], r.seen.Leases[f].Address.Addr())
 	}
 	return err
-}
-
-func (r *Reconciler) applyRuleset(ctx context.Context) error {
-	if r.inherited && !r.selfOK {
-		return nil
-	}
-	rs, err := r.Renderer.Render(r.state)
-	if err != nil {
-		r.outcome.ApplyErr = err
-		return err
-	}
-	if r.applied != nil && reflect.DeepEqual(*r.applied, rs) {
-		return nil
-	}
-	start := time.Now()
-	err = r.Tables.Apply(ctx, rs)
-	r.outcome.Applied, r.outcome.ApplyErr, r.outcome.ApplyTook = true, err, time.Since(start)
-	r.outcome.AppliedAt = time.Now()
-	if err != nil {
-		return err
-	}
-	r.applied = &rs
-	r.reportApplied()
-	return nil
 }
 
 func (r *Reconciler) link(name string) Link {

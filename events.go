@@ -14,6 +14,9 @@ const (
 	EventNoticeCleared        = "notice.cleared"
 	EventRulesetApplied       = "ruleset.applied"
 	EventRulesetDrift         = "ruleset.drift"
+	EventTemplateApplied      = "template.applied"
+	EventTemplateIgnored      = "template.ignored"
+	EventTemplateRefused      = "template.override_refused"
 	EventDockerConnected      = "docker.connected"
 	EventDockerEventsLost     = "docker.events_lost"
 	EventDockerLost           = "docker.lost"
@@ -119,6 +122,9 @@ var EventGroups = []EventGroup{
 	{"Exposed ports and rules", []EventInfo{
 		{EventRulesetApplied, at(Info), "the ruleset changed; `entries`, `took_ms`, the ports `opened` and `closed`", ""},
 		{EventRulesetDrift, at(Warn), "somebody else changed anchord's tables; they are put back", "find who: another program with access to this namespace"},
+		{EventTemplateApplied, at(Info), "the rules are those of the templates in `files` from now on; none: the embedded ones", ""},
+		{EventTemplateRefused, at(Error), "the template directory is refused; `msg` says why, with `file` and `line`, and which rules stand instead. Told once for each fault", "repair it ([templates](templates.md)), nothing has to be restarted"},
+		{EventTemplateIgnored, at(Warn), "a file in the template directory has a name that means nothing", "a typing error?"},
 		{EventNoBackends, at(Warn), "no container is exposed after five looks", "label, project, running, common network"},
 		{EventExposeConflict, at(Error), "a port is refused, an older container has it", "change one label"},
 		{EventBackendUnreachable, at(Warn), "a labelled container has no address on a network that anchord is on, or the container whose namespace it shares does not run", "attach it to the transit network, or recreate it"},

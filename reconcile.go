@@ -57,10 +57,18 @@ type (
 	// Renderer words a state.
 	Renderer interface {
 		Render(s State) (Ruleset, error)
+		// With is a renderer whose templates are overridden by these.
+		With(files []TemplateFile) (Renderer, error)
+	}
+	// Overrides are the operator's templates, sorted by name.
+	Overrides interface {
+		Templates() []TemplateFile
 	}
 	// Tables holds the ruleset in the kernel.
 	Tables interface {
 		Apply(ctx context.Context, rs Ruleset) error
+		// Check says what is wrong with a ruleset; nothing is changed.
+		Check(ctx context.Context, rs Ruleset) error
 		Forget()
 		Standing(ctx context.Context) (bool, error)
 		Remove(ctx context.Context) error
@@ -109,8 +117,10 @@ type Outcome struct {
 	Drift      bool
 	Flushes    PerFamily[int]
 	Reasserted PerFamily[int]
-	RulesetIn  bool // anchord's ruleset stands
-	Settled    bool // and Docker and the ext interface are known
+	RulesetIn  bool     // anchord's ruleset stands
+	Settled    bool     // and Docker and the ext interface are known
+	Overrides  []string // template files of the operator's whose rules stand
+	Refused    error    // why those that are there now are not used
 }
 
 // Gateways are the default routes as they are now: those decided, and where
@@ -152,7 +162,8 @@ type Reconciler struct {
 	Routes     Routes
 	Neighbours Neighbours
 	Flows      Flows
-	Renderer   Renderer
+	Renderer   Renderer // of the embedded templates
+	Overrides  Overrides
 	Tables     Tables
 	Leases     Leases
 	Adverts    Adverts
@@ -170,8 +181,9 @@ type Reconciler struct {
 	wrote      bool // seen.Links or seen.Routes were changed by us since
 	memory     Memory
 	applied    *Ruleset // in the kernel, nil if none
-	inherited  bool     // a killed predecessor's tables stand
-	state      State    // as decided last
+	words      wording
+	inherited  bool  // a killed predecessor's tables stand
+	state      State // as decided last
 	macs       map[netip.Addr]string
 	held       PerFamily[LeasedAddr]     // leased addresses that were put on ext last
 	ours       map[netip.Prefix]LinkAddr // IPv6 addresses of ext, as seen last
@@ -279,6 +291,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 // answer.
 func (r *Reconciler) look(ctx context.Context, source Source) error {
 	r.seen.Now, r.seen.Boot, r.seen.Adverts = r.Uptime(), r.Boot, r.Adverts.Adverts()
+	r.seen.Templates = r.Overrides.Templates()
 	err := r.lookAtKernel(ctx, source)
 	r.lookAtLeases(source)
 	return err

@@ -33,15 +33,18 @@ type rig struct {
 	tables    bool // they stand
 	flows     map[anchord.Protocol][]anchord.Flow
 	clients   anchord.PerFamily[anchord.DHCPClient]
-	interrupt func() // if set, called while a route is being set, which then fails
+	refuses   map[string]string // by an effect's first word, the rules that fail it
+	inKernel  string            // the body that was applied last
+	elements  string            // and its elements
+	interrupt func()            // if set, called while a route is being set, which then fails
 }
 
 var errBroken = errors.New("broken")
 
 func newRig(w *world, c anchord.Config) *rig {
-	g := &rig{w: w, fails: map[string]error{}, flows: map[anchord.Protocol][]anchord.Flow{}}
+	g := &rig{w: w, fails: map[string]error{}, refuses: map[string]string{}, flows: map[anchord.Protocol][]anchord.Flow{}}
 	g.Reconciler = &anchord.Reconciler{
-		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Tables: g,
+		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Overrides: g, Tables: g,
 		Leases: g, Adverts: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
 		Uptime: func() time.Duration { return g.w.Now },
 	}
@@ -287,12 +290,63 @@ func (g *rig) End(_ context.Context, m anchord.FlowMatch) error {
 func (g *rig) Render(s anchord.State) (anchord.Ruleset, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return anchord.Ruleset{Body: fmt.Sprintf("%s %v %v", s.Ext, s.Transits, entries(s))}, g.fails["render"]
+	elements := []anchord.Element{{Text: strings.Join(entries(s), " ")}}
+	return anchord.Ruleset{Body: fmt.Sprintf("%s %v", s.Ext, s.Transits), Sets: []anchord.Set{{Elements: elements}}}, g.fails["render"]
+}
+
+func (g *rig) With(files []anchord.TemplateFile) (anchord.Renderer, error) {
+	for _, f := range files {
+		if f.Fault != "" {
+			return nil, errors.New(f.Fault)
+		}
+	}
+	return &overriding{g, files}, nil
+}
+
+// overriding is a renderer whose body says which templates it is of. One of
+// the text "fails with X" does where X is in the ruleset.
+type overriding struct {
+	*rig
+	files []anchord.TemplateFile
+}
+
+func (o *overriding) Render(s anchord.State) (anchord.Ruleset, error) {
+	rs, err := o.rig.Render(s)
+	for _, f := range o.files {
+		if on, found := strings.CutPrefix(f.Text, "fails with "); found && strings.Contains(fmt.Sprint(rs), on) {
+			return rs, &anchord.TemplateError{File: f.Name, Line: 1, Message: "fails", Rendered: rs.Body}
+		}
+		rs.Body += " " + f.Text
+	}
+	return rs, err
+}
+
+func (g *rig) Templates() []anchord.TemplateFile {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.w.Observation.Templates
+}
+
+func (g *rig) Check(_ context.Context, rs anchord.Ruleset) error {
+	return errors.Join(g.effect("check %s", rs.Body), g.refused("check", rs))
+}
+
+func (g *rig) refused(kind string, rs anchord.Ruleset) error {
+	if word := g.refuses[kind]; word != "" && strings.Contains(rs.Body, word) {
+		return errBroken
+	}
+	return nil
 }
 
 func (g *rig) Apply(_ context.Context, rs anchord.Ruleset) error {
 	ext, _, _ := strings.Cut(rs.Body, " ")
+	if err := g.refused("rules", rs); err != nil {
+		return err
+	}
 	err := g.effect("rules %s", ext)
+	if err == nil {
+		g.inKernel, g.elements = rs.Body, rs.Sets[0].Elements[0].Text
+	}
 	g.tables = g.tables || err == nil
 	return err
 }

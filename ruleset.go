@@ -5,9 +5,21 @@ type Ruleset struct {
 	// Body declares the tables with their sets, maps, chains and rules. It
 	// does not depend on which containers run.
 	Body string
+	// Frame is what of Body is no rule: tables, sets, base chains. Rules can
+	// be replaced in standing tables; another frame needs the tables anew.
+	Frame string
+	// Origins tells of each line of Body which template it comes from; nil
+	// where all are embedded.
+	Origins []Origin
 	// Sets hold the elements of the named sets and maps, which change with
 	// the containers.
 	Sets []Set
+}
+
+// Origin is a place in a template.
+type Origin struct {
+	File string
+	Line int
 }
 
 // Set is the content of one named set or map.

@@ -19,6 +19,7 @@ type Observation struct {
 	Refused    PerFamily[int]     // leases that could not be used while there was none
 	Unusable   PerFamily[bool]    // the client's last word was such a lease
 	Adverts    map[string]Advert  // what routers say, by interface
+	Templates  []TemplateFile     // of the operator's
 	Now        time.Duration      // since boot
 	Boot       string
 }
@@ -153,6 +154,7 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.leasedAddresses()
 	d.routes()
 	d.resolvers()
+	d.strayTemplates()
 	d.state.Source[V6] = d.ext.Link.onlyDeprecated()
 	return d.state, d.memory, nil
 }

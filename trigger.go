@@ -17,6 +17,7 @@ const (
 	SourceRuleset                       // somebody else changed anchord's tables
 	SourcePoll                          // nothing moved; look at everything all the same
 	SourceEngine                        // any container or network of the engine
+	SourceTemplates                     // the operator's templates
 	SourceAll        = SourceContainers | SourceSelf | SourceKernel | SourceLease
 )
 

@@ -48,8 +48,7 @@ func (n *NFT) Supports(ctx context.Context, f anchord.Family, feature Feature) e
 		family = "ip6"
 	}
 	table := family + " " + doctorTable
-	_, err := n.run(ctx, "add table "+table+"\ntable "+table+" {\n"+feature.rules+"\n}\ndelete table "+table+"\n")
-	return err
+	return n.run(ctx, "add table "+table+"\ntable "+table+" {\n"+feature.rules+"\n}\ndelete table "+table+"\n")
 }
 
 // Version is what a program says of its version, asked by args.

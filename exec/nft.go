@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -18,7 +21,9 @@ import (
 // they stand, rules are flushed and refilled when they differ, and of the maps
 // only the elements that differ are replaced. A transaction is atomic either
 // way, but registering a base chain anew lets single packets through
-// untranslated, and an element that stays keeps its counter.
+// untranslated, and an element that stays keeps its counter. Another frame,
+// which only another template makes, needs the tables anew all the same: what
+// it does not declare any more would stay.
 type NFT struct {
 	Runner Runner
 
@@ -33,9 +38,8 @@ func (n *NFT) Apply(ctx context.Context, next anchord.Ruleset) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.serial++
-	if n.applied != nil {
-		script := updateScript(*n.applied, next, n.serial)
-		_, err := n.run(ctx, script)
+	if n.applied != nil && n.applied.Frame == next.Frame {
+		err := n.run(ctx, updateScript(*n.applied, next, n.serial))
 		if err == nil {
 			n.applied = &next
 			return nil
@@ -46,16 +50,73 @@ func (n *NFT) Apply(ctx context.Context, next anchord.Ruleset) error {
 		}
 		// The tables are not what we left: begin afresh, in the same call.
 	}
-	if _, err := n.run(ctx, Script(next, n.serial)); err != nil {
-		n.applied = nil
-		return fmt.Errorf("applying ruleset: %w", err)
+	script := Script(next, n.serial)
+	if err := n.run(ctx, script); err != nil {
+		if !refused(err) {
+			n.applied = nil
+		}
+		return fmt.Errorf("applying ruleset: %w", inTemplate(err, next, script))
 	}
 	n.applied = &next
 	return nil
 }
 
-func (n *NFT) run(ctx context.Context, script string) ([]byte, error) {
-	return n.Runner.Run(ctx, script, "nft", "-f", "-")
+// Check says what is wrong with a ruleset, as far as nft can tell without the
+// kernel. Nothing is changed.
+func (n *NFT) Check(ctx context.Context, rs anchord.Ruleset) error {
+	script := Script(rs, 0)
+	runner := n.Runner
+	runner.Timeout = checkTimeout
+	_, err := runner.Run(ctx, script, "nft", "-c", "-f", "-")
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("checking ruleset: nft was not ready after %v; does a name stand where an address belongs? %w", checkTimeout, err)
+	}
+	if err != nil {
+		return fmt.Errorf("checking ruleset: %w", inTemplate(err, rs, script))
+	}
+	return nil
+}
+
+// checkTimeout is enough for 65,535 elements. A name in place of an address
+// has nft ask a DNS server that may not be there.
+const checkTimeout = 5 * time.Second
+
+func (n *NFT) run(ctx context.Context, script string) error {
+	_, err := n.Runner.Run(ctx, script, "nft", "-f", "-")
+	return err
+}
+
+// refused says whether nft itself ended with an error, after which the kernel
+// has what it had. If it was ended from outside, one cannot know.
+func refused(err error) bool {
+	var command *CommandError
+	return errors.As(err, &command) && command.ExitCode > 0
+}
+
+// complaint is how nft begins its errors: file, line, columns.
+var complaint = regexp.MustCompile(`(?m)^/dev/stdin:(\d+):\d+(?:-\d+)?: Error: (.*)$`)
+
+// inTemplate turns what nft says of a script into what is wrong with the
+// template that the line comes from, if one of the operator's had a part in it.
+func inTemplate(err error, rs anchord.Ruleset, script string) error {
+	var command *CommandError
+	if rs.Origins == nil || !errors.As(err, &command) {
+		return err
+	}
+	m := complaint.FindStringSubmatch(command.Stderr)
+	if m == nil {
+		return err
+	}
+	number, _ := strconv.Atoi(m[1])
+	line := number - 1 - strings.Count(script[:strings.Index(script, rs.Body)], "\n")
+	if line < 0 || line >= len(rs.Origins) {
+		return err
+	}
+	text := strings.Split(rs.Body, "\n")[line]
+	return &anchord.TemplateError{
+		File: rs.Origins[line].File, Line: rs.Origins[line].Line,
+		Message: "nft: " + oneLine(m[2]), Rendered: oneLine(text),
+	}
 }
 
 // Forget makes the next apply start afresh, after somebody else changed the
@@ -69,7 +130,7 @@ func (n *NFT) Forget() {
 // Remove deletes anchord's tables; missing ones are no error.
 func (n *NFT) Remove(ctx context.Context) error {
 	n.Forget()
-	if _, err := n.run(ctx, removal); err != nil {
+	if err := n.run(ctx, removal); err != nil {
 		return fmt.Errorf("removing ruleset: %w", err)
 	}
 	return nil

@@ -1,6 +1,8 @@
 package exec
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -194,4 +197,89 @@ func settled(listing string) string {
 		slices.Sort(words)
 		return strings.Join(words, ";")
 	})
+}
+
+// Where only rules differ they are refilled; another frame needs the tables
+// anew.
+func TestAnotherFrameCreatesTheTablesAnew(t *testing.T) {
+	recorded := tools(t, map[string]string{"nft": ""})
+	n := &NFT{}
+	for i, c := range []struct {
+		frame string
+		anew  bool
+	}{{"a", true}, {"a", false}, {"b", true}, {"b", false}} {
+		rs := rules(strings.Repeat("\t\tcounter\n", i))
+		rs.Frame = c.frame
+		if err := n.Apply(t.Context(), rs); err != nil {
+			t.Fatal(err)
+		}
+		if did := recorded(); strings.Contains(did, "delete table") != c.anew || strings.Contains(did, "flush table") == c.anew {
+			t.Errorf("step %d:\n%s", i, did)
+		}
+	}
+}
+
+// A ruleset that nft refuses is not in the kernel, so that what was there is
+// changed on, and not made anew.
+func TestARefusedRulesetLeavesWhatStands(t *testing.T) {
+	recorded := tools(t, map[string]string{"nft": `grep -q nonsense "$(dirname "$0")/record" && { echo "/dev/stdin:1:1-2: Error: syntax error" >&2; exit 1; }; exit 0`})
+	n := &NFT{}
+	if err := n.Apply(t.Context(), rules("", smtp)); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Apply(t.Context(), rules("nonsense", smtp)); err == nil {
+		t.Fatal("nonsense was accepted")
+	}
+	recorded()
+	if err := n.Apply(t.Context(), rules("", web)); err != nil {
+		t.Fatal(err)
+	}
+	if did := recorded(); strings.Contains(did, "delete table") || !strings.Contains(did, "80 : 10.0.0.6") {
+		t.Errorf("then:\n%s", did)
+	}
+}
+
+// What nft says of a line is told for the template that the line is from.
+func TestComplaintsNameTheTemplate(t *testing.T) {
+	complain := func(line int) {
+		tools(t, map[string]string{"nft": fmt.Sprintf(`echo "/dev/stdin:%d:3-9: Error: syntax error, unexpected saddr" >&2; echo "the line" >&2; exit 1`, line)})
+	}
+	rs := rules("\t\tcounter \"x\"\n")
+	lines := strings.Split(strings.TrimSuffix(rs.Body, "\n"), "\n")
+	for i := range lines {
+		rs.Origins = append(rs.Origins, anchord.Origin{File: "a.nft.tmpl", Line: 100 + i})
+	}
+	removal := strings.Count(removal, "\n")
+	for i, text := range lines {
+		complain(removal + i + 1)
+		for what, err := range map[string]error{"check": (&NFT{}).Check(t.Context(), rs), "apply": (&NFT{}).Apply(t.Context(), rs)} {
+			var told *anchord.TemplateError
+			if !errors.As(err, &told) || told.File != "a.nft.tmpl" || told.Line != 100+i || told.Rendered != strings.Join(strings.Fields(text), " ") || told.Message != "nft: syntax error, unexpected saddr" {
+				t.Errorf("%s of line %q: %v", what, text, err)
+			}
+		}
+	}
+	for _, line := range []int{1, removal, removal + len(lines) + 1, 100000} {
+		complain(line)
+		var told *anchord.TemplateError
+		if err := (&NFT{}).Check(t.Context(), rs); err == nil || errors.As(err, &told) || !strings.Contains(err.Error(), "unexpected saddr") {
+			t.Errorf("a line of no template: %v", err)
+		}
+	}
+	complain(removal + 1)
+	rs.Origins = nil
+	var told *anchord.TemplateError
+	if err := (&NFT{}).Check(t.Context(), rs); err == nil || errors.As(err, &told) {
+		t.Errorf("all templates are embedded: %v", err)
+	}
+}
+
+// A name has nft ask DNS, which may not answer.
+func TestACheckThatDoesNotEnd(t *testing.T) {
+	tools(t, map[string]string{"nft": "exec sleep 60"})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := (&NFT{}).Check(ctx, rules("")); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "name stand where an address belongs") {
+		t.Errorf("%v", err)
+	}
 }

@@ -1,34 +1,32 @@
 package templates
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"text/template"
 )
 
-// Quoting is done here and nowhere else. nft's strings have no escape: a
-// quote ends them, whatever stands before it, so that what cannot be written
-// is replaced or refused.
+// What templates can call beside what text/template has. nft's strings have no
+// escape: a quote ends them, whatever stands before it, so that what cannot be
+// written is replaced or refused, here and in the types of the data.
 var funcs = template.FuncMap{
-	"iface":   iface,
-	"ifaces":  ifaces,
 	"comment": comment,
 	"addr":    addr,
 	"upto":    upto,
-	"inc":     func(n int) int { return n + 1 },
+	"inc":     inc,
+
+	"print":   shortPrint,
+	"printf":  shortPrintf,
+	"println": shortPrintln,
+
+	"html":     otherLanguage,
+	"js":       otherLanguage,
+	"urlquery": otherLanguage,
 }
 
-// iface quotes an interface's name. At most 15 bytes (IFNAMSIZ); a star would
-// be a wildcard.
-func iface(name string) (string, error) {
-	if name == "" || len(name) > 15 || strings.ContainsAny(name, "\"*\\/ ") || clean(name) != name {
-		return "", fmt.Errorf("%q cannot be used as the name of an interface", name)
-	}
-	return `"` + name + `"`, nil
-}
-
-// addr is one of some addresses, the next for each connection: where one does
+// addr writes one of some addresses, the next for each connection: where one does
 // not answer, a second try asks another.
 func addr(addrs []netip.Addr) string {
 	if len(addrs) == 1 {
@@ -41,25 +39,12 @@ func addr(addrs []netip.Addr) string {
 	return fmt.Sprintf("numgen inc mod %d map { %s }", len(addrs), strings.Join(elements, ", "))
 }
 
-// ifaces is an anonymous set of interface names.
-func ifaces(names []string) (string, error) {
-	quoted := make([]string, len(names))
-	for i, name := range names {
-		q, err := iface(name)
-		if err != nil {
-			return "", err
-		}
-		quoted[i] = q
-	}
-	return "{ " + strings.Join(quoted, ", ") + " }", nil
-}
-
 // maxComment is less than nft's limit of 128 bytes for a comment, which
 // counts the terminating NUL.
 const maxComment = 120
 
-// comment quotes a comment; bytes other than printable ASCII, and quotes,
-// become underscores.
+// comment quotes any text for nft's comments; bytes other than printable ASCII,
+// and quotes, become underscores, and what is too long is cut off.
 func comment(text string) string {
 	text = clean(text)
 	if len(text) > maxComment {
@@ -77,11 +62,41 @@ func clean(s string) string {
 	}, s)
 }
 
-// upto is 1..n.
-func upto(n int) []int {
+// upto is the numbers from 1 to n, at most 65535, to range over.
+func upto(n int) ([]int, error) {
+	if n < 0 || n > 65535 {
+		return nil, fmt.Errorf("upto %d: at most 65535 can be counted", n)
+	}
 	list := make([]int, n)
 	for i := range list {
 		list[i] = i + 1
 	}
-	return list
+	return list, nil
+}
+
+// inc is n + 1.
+func inc(n int) int { return n + 1 }
+
+// shortPrint is text/template's print, for at most 64 KiB.
+func shortPrint(args ...any) (string, error) { return short(fmt.Sprint(args...)) }
+
+// shortPrintf is text/template's printf, for at most 64 KiB.
+func shortPrintf(format string, args ...any) (string, error) {
+	return short(fmt.Sprintf(format, args...))
+}
+
+// shortPrintln is text/template's println, for at most 64 KiB.
+func shortPrintln(args ...any) (string, error) { return short(fmt.Sprintln(args...)) }
+
+// short keeps a template from doubling a text until memory is full.
+func short(s string) (string, error) {
+	if len(s) > 64<<10 {
+		return "", errors.New("a text of more than 64 KiB")
+	}
+	return s, nil
+}
+
+// otherLanguage refuses: it would quote for another language than nft's.
+func otherLanguage(...any) (string, error) {
+	return "", errors.New("quotes for another language than nft's")
 }

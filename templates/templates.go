@@ -1,13 +1,16 @@
 // Package templates words the state: it renders the nftables ruleset from
-// the embedded templates.
+// the embedded templates, or from the operator's in their place.
 package templates
 
 import (
 	"embed"
+	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
+	"slices"
 	"strings"
 	"text/template"
+	"text/template/parse"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -15,72 +18,90 @@ import (
 //go:embed *.nft.tmpl
 var files embed.FS
 
+// main is the template that is executed for each family.
+const main = "anchord.nft.tmpl"
+
 // Renderer renders rulesets. Make one with New.
-type Renderer struct{ templates *template.Template }
+type Renderer struct {
+	trees     map[string]*parse.Tree
+	templates *template.Template
+	sources   []string // files, by their number in marks; nil: there are no marks
+}
 
 // New parses the embedded templates.
 func New() (*Renderer, error) {
-	t, err := template.New("").Funcs(funcs).ParseFS(files, "*.nft.tmpl")
+	r := &Renderer{trees: map[string]*parse.Tree{}}
+	text, err := files.ReadFile(main)
+	if err != nil {
+		return nil, fmt.Errorf("reading ruleset templates: %w", err)
+	}
+	parsed, err := template.New(main).Funcs(funcs).Parse(string(text))
 	if err != nil {
 		return nil, fmt.Errorf("parsing ruleset templates: %w", err)
 	}
-	return &Renderer{templates: t}, nil
-}
-
-// Table is what the template is given for one family.
-type Table struct {
-	Name     string // "ip anchord_v4" or "ip6 anchord_v6"
-	Family   anchord.Family
-	Ext      string   // LAN-facing interface; empty while it is unknown
-	Transits []string // interfaces towards the containers
-	// Resolvers are the name servers that containers reach at their gateway.
-	Resolvers []netip.Addr
-	// Source is what leaves by Ext is translated to, where masquerading would
-	// choose wrongly; invalid else.
-	Source netip.Addr
-}
-
-// V6 says whether this is the IPv6 table.
-func (t Table) V6() bool { return t.Family == anchord.V6 }
-
-// IP is nft's word for the family's header.
-func (t Table) IP() string {
-	if t.V6() {
-		return "ip6"
+	for _, t := range parsed.Templates() {
+		r.trees[t.Name()] = t.Tree
 	}
-	return "ip"
+	if r.templates, err = assemble(r.trees); err != nil {
+		return nil, fmt.Errorf("parsing ruleset templates: %w", err)
+	}
+	return r, nil
 }
 
-// TTL is the family's hop count field.
-func (t Table) TTL() string {
-	if t.V6() {
-		return "ip6 hoplimit"
+// assemble makes templates of trees. Adding to ready ones would not do: an
+// empty template does not replace another there.
+func assemble(trees map[string]*parse.Tree) (*template.Template, error) {
+	t := template.New("").Funcs(funcs)
+	for _, name := range slices.Sorted(maps.Keys(trees)) {
+		if _, err := t.AddParseTree(name, trees[name]); err != nil {
+			return nil, err
+		}
 	}
-	return "ip ttl"
-}
-
-// AddrType is nft's type of the family's addresses.
-func (t Table) AddrType() string {
-	if t.V6() {
-		return "ipv6_addr"
-	}
-	return "ipv4_addr"
+	return t, nil
 }
 
 // Render words the state. The state's zero value renders a closed ruleset.
 func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
-	var body strings.Builder
 	rs := anchord.Ruleset{}
+	out := &bounded{left: maxOutput}
 	for _, f := range anchord.Families {
-		t := Table{Name: anchord.Table(f), Family: f, Ext: s.Ext, Resolvers: s.Resolvers[f], Source: s.Source[f]}
-		for _, transit := range s.Transits {
-			t.Transits = append(t.Transits, transit.Iface)
-		}
-		if err := r.templates.ExecuteTemplate(&body, "anchord.nft.tmpl", t); err != nil {
+		table, err := newTable(f, s)
+		if err != nil {
 			return rs, fmt.Errorf("rendering ruleset: %w", err)
+		}
+		if r.sources != nil { // the embedded ones do not ask, and 10,000 take milliseconds
+			table.Exposed = exposed(f, s)
+		}
+		switch err := r.templates.ExecuteTemplate(out, main, table); {
+		case errors.Is(err, errEndless):
+			return rs, r.endless(out)
+		case err != nil:
+			return rs, located(err)
 		}
 		rs.Sets = append(rs.Sets, sets(f, s)...)
 	}
-	rs.Body = body.String()
-	return rs, nil
+	rs.Body = out.String()
+	if r.sources != nil {
+		rs.Body, rs.Origins = r.unmark(rs.Body)
+	}
+	return rs, frame(&rs)
+}
+
+// maxOutput is how much an execution may write, in bytes, marks included. The
+// embedded templates need 10,000.
+const maxOutput = 8 << 20
+
+var errEndless = fmt.Errorf("the output is too long, or a loop has no end: it was cut off at %d MiB", maxOutput>>20)
+
+// bounded is a buffer with an end.
+type bounded struct {
+	strings.Builder
+	left int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left < 0 {
+		return 0, errEndless
+	}
+	return b.Builder.Write(p)
 }

@@ -95,6 +95,7 @@ type networkMetrics struct {
 	conflicts, errors prometheus.Gauge
 	docker            prometheus.Gauge
 	dead              prometheus.Gauge
+	templateRefused   prometheus.Gauge
 	dockerEvents      *prometheus.CounterVec
 	eventToRuleset    prometheus.Histogram
 	entries           *prometheus.GaugeVec
@@ -124,6 +125,7 @@ func newNetworkMetrics(r registry, uptime func() time.Duration, boot string) *ne
 		errors:            r.gauge("expose_errors", "Containers whose label is refused.").WithLabelValues(),
 		docker:            dockerGauge(r),
 		dead:              deadGauge(r),
+		templateRefused:   r.gauge("template_override_refused", "1 if templates in the template directory are refused, else 0.").WithLabelValues(),
 		dockerEvents:      r.counter("docker_events_total", "Looks at Docker, by what asked for them.", "source"),
 		eventToRuleset:    r.histogram("event_to_ruleset_seconds", "Seconds from Docker's own time of an event to the end of the nft run. The rules are live in the kernel some milliseconds before that.", eventBuckets),
 		entries:           r.gauge("dnat_entries", "Exposed ports and ranges.", "family", "proto"),
@@ -172,6 +174,10 @@ func (m *networkMetrics) reconciled(o anchord.Outcome) {
 	}
 	m.conflicts.Set(float64(o.State.Conflicts))
 	m.errors.Set(float64(o.State.Rejected))
+	m.templateRefused.Set(0)
+	if o.Refused != nil {
+		m.templateRefused.Set(1)
+	}
 	counts := map[anchord.Family]map[anchord.Protocol]int{anchord.V4: {}, anchord.V6: {}}
 	for _, e := range o.State.Entries {
 		counts[e.Family][e.Protocol]++

@@ -70,7 +70,7 @@ func TestNetworkMetrics(t *testing.T) {
 		`build_info{commit="unknown",version="development"}`, `reconcile_duration_seconds_count`, `reconcile_total{result="error"}`, `dhcp_acquired_total{family="v4",outcome="error"}`,
 		`dhcp_client_restarts_total{family="v4"}`, `dnat_entries{family="v6",proto="udp"}`, `conntrack_flushes_total{family="v6"}`, `docker_events_total{source="poll"}`,
 		`ruleset_apply_duration_seconds_count`, `ruleset_apply_total{result="error"}`, `ruleset_drift_total`, `route_reasserts_total{family="v6"}`,
-		`expose_conflicts`, `expose_errors`, `docker_connected`, `event_to_ruleset_seconds_count`,
+		`expose_conflicts`, `expose_errors`, `docker_connected`, `template_override_refused`, `event_to_ruleset_seconds_count`,
 	} {
 		if _, exists := before["anchord_"+name]; !exists {
 			t.Errorf("%s does not exist from the start", name)
@@ -98,13 +98,13 @@ func TestExposedEntriesAreCounted(t *testing.T) {
 	registry := newRegistry(always)
 	m := newNetworkMetrics(registry, func() time.Duration { return 0 }, "b")
 	e := func(f anchord.Family, p anchord.Protocol) anchord.Entry { return anchord.Entry{Family: f, Protocol: p} }
-	m.reconciled(anchord.Outcome{State: anchord.State{Conflicts: 2, Rejected: 3, Entries: []anchord.Entry{
+	m.reconciled(anchord.Outcome{Refused: errors.New("evil"), State: anchord.State{Conflicts: 2, Rejected: 3, Entries: []anchord.Entry{
 		e(anchord.V4, anchord.TCP), e(anchord.V4, anchord.TCP), e(anchord.V6, anchord.UDP),
 	}}})
 	wantSeries(t, gathered(t, registry), map[string]float64{
 		`anchord_dnat_entries{family="v4",proto="tcp"}`: 2, `anchord_dnat_entries{family="v4",proto="udp"}`: 0,
 		`anchord_dnat_entries{family="v6",proto="tcp"}`: 0, `anchord_dnat_entries{family="v6",proto="udp"}`: 1,
-		`anchord_expose_conflicts`: 2, `anchord_expose_errors`: 3,
+		`anchord_expose_conflicts`: 2, `anchord_expose_errors`: 3, `anchord_template_override_refused`: 1,
 	})
 }
 

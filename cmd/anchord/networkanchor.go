@@ -62,6 +62,7 @@ type networkAnchor struct {
 	server     server
 	leases     watch.LeaseDir
 	adverts    *watch.Adverts
+	templates  *watch.TemplateDir
 
 	mu         sync.Mutex
 	last       anchord.Outcome
@@ -102,7 +103,9 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 	n := &networkAnchor{
 		vars: c, log: log, docker: docker, containers: containers, nft: &exec.NFT{},
 		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
+		templates: &watch.TemplateDir{Path: c.TemplateDir},
 	}
+	n.templates.Read()
 	registry := newRegistry(n.unmet)
 	n.metrics = newNetworkMetrics(registry, uptime, bootID)
 	n.adverts = &watch.Adverts{Uptime: uptime, Fire: n.trigger.Fire}
@@ -110,7 +113,7 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 	ip := exec.IP{}
 	n.reconciler = &anchord.Reconciler{
 		Config: config, Docker: docker, Kernel: ip, Addresses: ip, Routes: ip, Neighbours: ip,
-		Flows: exec.Conntrack{}, Renderer: renderer, Tables: n.nft, Leases: n.leases,
+		Flows: exec.Conntrack{}, Renderer: renderer, Overrides: n.templates, Tables: n.nft, Leases: n.leases,
 		Adverts: n.adverts,
 		DHCP: &exec.DHCP{
 			Hook: dhcpHook, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
@@ -223,6 +226,7 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	}
 	group.Go(func() error { n.followLeases(ctx); return nil })
 	group.Go(func() error { n.followRouters(ctx); return nil })
+	group.Go(func() error { n.templates.Follow(ctx, n.trigger.Fire); return nil })
 	group.Go(func() error {
 		n.docker.Follow(ctx, n.fire, n.dockerSubscribed)
 		return nil

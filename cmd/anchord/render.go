@@ -52,14 +52,44 @@ func (c *renderCmd) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	renderer, err := templates.New()
+	ruleset, refused, err := c.render(ctx, state)
 	if err != nil {
 		return err
 	}
-	ruleset, err := renderer.Render(state)
-	if err != nil {
-		return err
+	if refused != nil {
+		fmt.Fprintln(os.Stderr, "anchord: the template directory is refused, so this is what the embedded templates say (an anchord that runs keeps to those that it accepted last):", refused)
 	}
 	_, err = io.WriteString(stdout, exec.Script(ruleset, 0))
 	return err
+}
+
+// render words the state as the template directory has it, or says why it is
+// refused and does without.
+func (c *renderCmd) render(ctx context.Context, state anchord.State) (rs anchord.Ruleset, refused, err error) {
+	embedded, err := templates.New()
+	if err != nil {
+		return rs, nil, err
+	}
+	dir := watch.TemplateDir{Path: c.TemplateDir}
+	dir.Read()
+	files := anchord.Overriding(dir.Templates())
+	if len(files) > 0 {
+		rs, refused = overridden(ctx, embedded, files, state)
+	}
+	if len(files) == 0 || refused != nil {
+		rs, err = embedded.Render(state)
+	}
+	return rs, refused, err
+}
+
+func overridden(ctx context.Context, embedded *templates.Renderer, files []anchord.TemplateFile, state anchord.State) (anchord.Ruleset, error) {
+	renderer, err := embedded.With(files)
+	if err != nil {
+		return anchord.Ruleset{}, err
+	}
+	rs, err := renderer.Render(state)
+	if err != nil {
+		return rs, err
+	}
+	return rs, (&exec.NFT{}).Check(ctx, rs)
 }

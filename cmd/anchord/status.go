@@ -40,6 +40,7 @@ type statusReport struct {
 	Problems  []problemStatus `json:"problems"`
 	Changed   *time.Time      `json:"last_change,omitempty"`
 	Docker    *dockerStatus   `json:"docker"`
+	Templates templateStatus  `json:"templates"`
 	// Looked is when everything was looked at last, which happens on each poll.
 	Looked      *time.Time `json:"last_look,omitempty"`
 	PollSeconds int64      `json:"poll_seconds"`
@@ -94,6 +95,20 @@ func moment(t time.Time) *time.Time {
 	return &t
 }
 
+type templateStatus struct {
+	Overrides []string `json:"overrides"` // files whose rules stand
+	Refused   string   `json:"refused,omitempty"`
+}
+
+// line tells which templates say the rules; nothing where all is as usual.
+func (t templateStatus) line() string {
+	rules := strings.Join(t.Overrides, ", ")
+	if t.Refused != "" {
+		rules = cmp.Or(rules, "embedded") + "; the template directory is REFUSED, see below"
+	}
+	return rules
+}
+
 // status gathers the report from the last outcome and the kernel's counters.
 func (n *networkAnchor) status(ctx context.Context) statusReport {
 	unmet := n.unmet()
@@ -106,7 +121,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		Ready: len(unmet) == 0, Unmet: unmet,
 		Project: s.Identity.Project, Hostname: s.Identity.Hostname, Interface: s.Ext, Mode: string(s.Mode), Network: s.Shared,
 		Addresses: []string{}, Leases: []leaseStatus{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
-		Docker: newDockerStatus(dockerErr),
+		Docker: newDockerStatus(dockerErr), Templates: templateStatus{Overrides: append([]string{}, o.Overrides...)},
 	}
 	report.Changed, report.Looked = moment(changed), moment(looked)
 	n.fillAddresses(ctx, &report)
@@ -122,6 +137,10 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		if notice.Level > anchord.Info {
 			report.Problems = append(report.Problems, problemStatus{notice.Event, notice.Message, notice.Container})
 		}
+	}
+	if o.Refused != nil {
+		report.Templates.Refused = o.Refused.Error()
+		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventTemplateRefused, Message: anchord.RefusedMessage(o.Overrides, o.Refused)})
 	}
 	if o.Err != nil {
 		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: o.Err.Error()})
@@ -289,6 +308,9 @@ func (r statusReport) print(w io.Writer) error {
 		t.row("last change", ago(*r.Changed))
 	}
 	t.row("docker", r.Docker.String()+"; backends on network "+orNone(printable(r.Network)))
+	if rules := r.Templates.line(); rules != "" {
+		t.row("templates", rules)
+	}
 	t.write(w)
 	printExposed(w, r.Exposed)
 	printProblems(w, r.Problems)

@@ -63,6 +63,12 @@ func reports() map[string]statusReport {
 				{Event: anchord.EventReconcileFailed, Message: "applying ruleset: broken"},
 			},
 		},
+		"status-refused-template": {
+			Ready: true, Project: "shop", Hostname: "shop", Interface: "lan0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.77/24"}, Mode: "bootstrap",
+			Docker: &dockerStatus{Connected: true}, Network: "shop_transit",
+			Templates: templateStatus{Overrides: []string{"10-only-from.nft.tmpl"}, Refused: "x.nft.tmpl:2: unexpected EOF"},
+			Problems:  []problemStatus{{Event: anchord.EventTemplateRefused, Message: "the template directory is refused: x.nft.tmpl:2: unexpected EOF"}},
+		},
 		"status-endless-lease": {
 			Ready: true, Project: "shop", Hostname: "shop", Interface: "lan0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.77/24"},
 			Leases: []leaseStatus{{Family: "v4", Address: "192.0.2.77/24"}}, Docker: &dockerStatus{Connected: true}, Network: "shop_transit",

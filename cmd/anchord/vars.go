@@ -43,6 +43,7 @@ type networkVars struct {
 	SharedNetwork  string `env:"ANCHORD_SHARED_NETWORK" help:"Docker network on which backend addresses are read. Default: the attached one with the most exposed containers."`
 	DNS            string `env:"ANCHORD_DNS" help:"Name servers that the project's containers reach at their gateway: ip[,ip], or off. Default: the lease's."`
 	PollInterval   string `env:"ANCHORD_POLL_INTERVAL" default:"30s" help:"Look at everything this often, though nothing moved."`
+	TemplateDir    string `env:"ANCHORD_TEMPLATE_DIR" default:"/etc/anchord/templates" help:"Directory of templates that override the rules', or single blocks of them."`
 	dockerVars
 }
 
@@ -178,6 +179,9 @@ func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.D
 	c.PollInterval = interval(e, "ANCHORD_POLL_INTERVAL", v.PollInterval)
 	backoffMax = interval(e, "ANCHORD_DHCP_BACKOFF_MAX", v.DHCPBackoffMax)
 	checkDockerHost(e, v.DockerHost)
+	if !strings.HasPrefix(v.TemplateDir, "/") {
+		e.bad("ANCHORD_TEMPLATE_DIR", v.TemplateDir, errors.New("is not an absolute path"))
+	}
 	return c, backoffMax, warnings
 }
 
