@@ -57,12 +57,8 @@ bench: deps ## Measure latency, loss, throughput and idle cost
 	go run ./test/bench
 
 .PHONY: golden
-golden: ## Write the golden files anew
-	go test ./templates ./cmd/anchord -update
-
-.PHONY: docs
-docs: ## Write the tables in docs/ anew that are made from the code
-	go test . ./cmd/anchord ./templates -run TestDocs -update
+golden: ## Write anew what is made from the code: golden files, parts of docs/
+	go test . ./cmd/anchord ./templates -update
 
 .PHONY: picture
 picture: deps ## Draw docs/img/dashboard.svg anew, from a run of five minutes

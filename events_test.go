@@ -1,14 +1,12 @@
 package anchord_test
 
 import (
-	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,27 +14,12 @@ import (
 	"testing"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
 
-var update = flag.Bool("update", false, "write the tables in docs/ anew")
-
-// docs/events.md is written by hand up to its first section, and made from the
-// list after that.
+// docs/events.md is written by hand up to its first section.
 func TestDocsOfEvents(t *testing.T) {
-	const path = "docs/events.md"
-	has, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	intro, _, _ := strings.Cut(string(has), "\n## ")
-	want := intro + eventTables()
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if string(has) != want {
-		t.Errorf("%s is not what anchord.EventGroups says; `make docs` writes it anew", path)
-	}
+	generated.Parts(t, "docs/events.md", map[string]string{"events": eventTables()})
 }
 
 func eventTables() string {

@@ -15,38 +15,18 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
 
 // docsFile is what is written by hand around what is written here.
 const docsFile = "../docs/templates.md"
 
 // The page names every field, method, function and block, in the words of the
-// code (make docs).
+// code.
 func TestDocs(t *testing.T) {
-	have, err := os.ReadFile(docsFile)
-	if err != nil {
-		t.Fatal(err)
-	}
 	pkg := sources(t)
-	want := string(have)
-	for part, text := range map[string]string{"data": data(t, pkg), "functions": functions(t, pkg), "blocks": blocks(t)} {
-		begin, end := "<!-- "+part+": written by make docs -->\n", "<!-- end of "+part+" -->"
-		before, rest, found := strings.Cut(want, begin)
-		_, after, closed := strings.Cut(rest, end)
-		if !found || !closed {
-			t.Fatalf("%s has no place for the %s", docsFile, part)
-		}
-		want = before + begin + text + end + after
-	}
-	if want == string(have) {
-		return
-	}
-	if !*update {
-		t.Fatalf("%s is not what the code says: make docs", docsFile)
-	}
-	if err := os.WriteFile(docsFile, []byte(want), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	generated.Parts(t, docsFile, map[string]string{"data": data(t, pkg), "functions": functions(t, pkg), "blocks": blocks(t)})
 }
 
 // What the page tells to write works.

@@ -1,7 +1,6 @@
 package templates_test
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,9 +11,8 @@ import (
 
 	"github.com/AlexCherrypi/anchord"
 	"github.com/AlexCherrypi/anchord/templates"
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func entry(p anchord.Protocol, first, last uint16, backend string, port uint16, container string) anchord.Entry {
 	a := netip.MustParseAddr(backend)
@@ -120,28 +118,11 @@ func nft(t *testing.T, script, input string) string {
 	return string(out)
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (go test ./templates -update, then look at the difference); it is now:\n%s", path, got)
-	}
-}
-
 func TestRuleset(t *testing.T) {
 	for name, state := range states() {
 		t.Run(name, func(t *testing.T) {
 			text := render(t, state)
-			golden(t, name, text)
+			generated.Golden(t, name, text)
 			if told := nft(t, "nft -c -f -", text); told != "" {
 				t.Errorf("nft -c: %s", told)
 			}

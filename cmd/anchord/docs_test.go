@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/AlexCherrypi/anchord/test/generated"
 	"github.com/alecthomas/kong"
 )
 
@@ -74,35 +75,8 @@ func variableTable(vars any) string {
 	return strings.Join(rows, "\n")
 }
 
-var generated = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(\n<!-- end -->)`)
-
 func TestDocsShowTheVariablesAndCommandsThatThereAre(t *testing.T) {
-	path := filepath.Join(docs, "configuration.md")
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	left := tables(t)
-	want := generated.ReplaceAllStringFunc(string(page), func(block string) string {
-		m := generated.FindStringSubmatch(block)
-		table, known := left[m[2]]
-		if !known {
-			t.Errorf("%s has a marker %q twice, or one that nothing is made for", path, m[2])
-			return block
-		}
-		delete(left, m[2])
-		return m[1] + "\n" + table + "\n" + m[3]
-	})
-	for name := range left {
-		t.Errorf("%s has no marker %q", path, name)
-	}
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if want != string(page) {
-		t.Errorf("%s is not what the code says: make docs, then look at the difference", path)
-	}
+	generated.Parts(t, filepath.Join(docs, "configuration.md"), tables(t))
 }
 
 // Whatever any command reads is in a table, also what is added in a struct that

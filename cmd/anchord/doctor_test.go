@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/AlexCherrypi/anchord"
 	"github.com/AlexCherrypi/anchord/exec"
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
 
 // wantFinding checks a judgement's only finding.
@@ -289,35 +291,17 @@ func TestDoctorsReport(t *testing.T) {
 	} {
 		d.add(o)
 	}
-	golden(t, "doctor", d.String())
+	generated.Golden(t, "doctor", d.String())
 	var out bytes.Buffer
 	if err := (&examineCmd{JSON: true}).tell(&out, d); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "doctor-json", out.String())
+	generated.Golden(t, "doctor-json", out.String())
 }
 
 // docs/doctor.md and the program cannot differ.
 func TestDoctorsReference(t *testing.T) {
-	const path, begin, end = "../../docs/doctor.md", "<!-- checks: make golden -->\n", "<!-- end of checks -->\n"
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, opened := strings.Cut(string(text), begin)
-	listed, after, closed := strings.Cut(rest, end)
-	if !opened || !closed {
-		t.Fatalf("%s has no %q and %q", path, begin, end)
-	}
-	if *update {
-		if err := os.WriteFile(path, []byte(before+begin+reference()+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if listed != reference() {
-		t.Errorf("%s lists other checks than there are (make golden)", path)
-	}
+	generated.Parts(t, filepath.Join(docs, "doctor.md"), map[string]string{"checks": reference()})
 }
 
 func TestDoctorOfNoMode(t *testing.T) {

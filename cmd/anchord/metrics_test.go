@@ -7,8 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
-	"regexp"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
 
 // gathered is every series as a scrape shows it, and its value. Whatever was
@@ -250,29 +250,13 @@ func TestMetricsAreWellNamed(t *testing.T) {
 	}
 }
 
-// The tables of docs/metrics.md are what the live registries say; each stands
-// below the heading of its mode.
+// The tables of docs/metrics.md are what the live registries say.
 func TestDocsOfMetrics(t *testing.T) {
-	const path = "../../docs/metrics.md"
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := string(text)
+	tables := map[string]string{}
 	for mode, r := range registries() {
-		table := regexp.MustCompile(`(?m)^## ` + mode + `\n\n(\|.*\n)+`)
-		if !table.MatchString(want) {
-			t.Fatalf("%s has no table for the %s", path, mode)
-		}
-		want = table.ReplaceAllLiteralString(want, "## "+mode+"\n\n"+metricsTable(t, r))
+		tables[mode] = metricsTable(t, r)
 	}
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if want != string(text) {
-		t.Errorf("%s is not what the registries say; `make docs` writes it anew", path)
-	}
+	generated.Parts(t, filepath.Join(docs, "metrics.md"), tables)
 }
 
 func metricsTable(t *testing.T, r registry) string {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
 
 // everyStatus is one of each mode, with all of its fields.
@@ -53,7 +54,7 @@ func TestStatusJSONIsDocumented(t *testing.T) {
 		if err := encoder.Encode(report); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name, out.String())
+		generated.Golden(t, name, out.String())
 		read, err := readStatus(out.Bytes())
 		if err != nil || !reflect.DeepEqual(read, report) {
 			t.Errorf("%s is read as %+v (%v)", name, read, err)

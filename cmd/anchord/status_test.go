@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,26 +13,8 @@ import (
 
 	"github.com/AlexCherrypi/anchord"
 	"github.com/AlexCherrypi/anchord/exec"
+	"github.com/AlexCherrypi/anchord/test/generated"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (go test ./cmd/anchord -update, then look at the difference); it is now:\n%s", path, got)
-	}
-}
 
 func reports() map[string]statusReport {
 	seconds, changed := int64(3599), time.Now().Add(-90*time.Second)
@@ -83,7 +63,7 @@ func TestStatusForPeople(t *testing.T) {
 			if err := report.print(&out); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name, out.String())
+			generated.Golden(t, name, out.String())
 			if strings.Contains(out.String(), "\x1b") {
 				t.Errorf("%s plays with the terminal", name)
 			}
