@@ -580,7 +580,7 @@ func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
 			if !r.flowsDue && !mayLeaveStale(p, entriesOf(before, f, p), entriesOf(r.state, f, p)) {
 				continue
 			}
-			errs = append(errs, r.endStale(ctx, f, p, own))
+			errs = append(errs, r.endStale(ctx, f, p, own, entriesOf(before, f, p)))
 		}
 	}
 	err := errors.Join(errs...)
@@ -601,10 +601,13 @@ func mayLeaveStale(p Protocol, before, now []Entry) bool {
 	return slices.ContainsFunc(before, func(e Entry) bool { return !kept[e] })
 }
 
-func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []netip.Addr) error {
+func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []netip.Addr, before []Entry) error {
 	flows, err := r.Flows.Flows(ctx, f, p)
 	if err != nil {
 		return err
+	}
+	if r.words.good != nil && len(before) > 0 {
+		flows = ofEntries(f, p, flows, before) // others are translated by an override
 	}
 	told := map[netip.Addr]bool{}
 	for _, m := range StaleFlows(f, p, flows, own, r.state.Entries) {

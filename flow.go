@@ -80,3 +80,12 @@ func backendOf(port uint16, entries []Entry) (netip.Addr, uint16, bool) {
 	}
 	return entries[i].Backend, entries[i].Port + (port - entries[i].First), true
 }
+
+// ofEntries leaves those flows that are not translated, or as the entries say.
+func ofEntries(f Family, p Protocol, flows []Flow, entries []Entry) []Flow {
+	entries, _ = backends(f, p, entries)
+	return slices.DeleteFunc(flows, func(flow Flow) bool {
+		backend, port, mapped := backendOf(flow.OrigPort, entries)
+		return flow.translated() && !(mapped && flow.ReplySrc == backend && flow.ReplyPort == port)
+	})
+}

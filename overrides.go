@@ -132,6 +132,10 @@ func (r *Reconciler) applyOverridden(ctx context.Context, embedded Ruleset) erro
 		if w.refused = r.applyWanted(ctx, embedded); w.refused == nil {
 			return nil
 		}
+		if err := w.refused; undecided(err) {
+			w.refused, r.outcome.ApplyErr = nil, err
+			return err // to be tried again soon, as any other failure
+		}
 	}
 	before := r.applied
 	if err := r.fallBack(ctx, embedded); err != nil {
@@ -141,11 +145,18 @@ func (r *Reconciler) applyOverridden(ctx context.Context, embedded Ruleset) erro
 	moved := r.applied != before && !errors.Is(w.refused, context.DeadlineExceeded)
 	if known && (moved || r.outcome.Source&SourcePoll != 0) {
 		outcome := r.outcome
-		if w.refused = r.applyWanted(ctx, embedded); w.refused != nil {
+		if w.refused = r.applyWanted(ctx, embedded); w.refused != nil || outcome.Applied {
 			r.outcome = outcome
 		}
 	}
 	return nil
+}
+
+// undecided says whether nft ended before it came to a verdict: that is no
+// template's fault. A check that took too long is one's (see exec.NFT.Check).
+func undecided(err error) bool {
+	var c interface{ Verdict() bool }
+	return errors.As(err, &c) && !c.Verdict() && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // applyWanted brings the rules of the operator's templates into the kernel.
@@ -169,6 +180,7 @@ func (r *Reconciler) applyWanted(ctx context.Context, embedded Ruleset) error {
 	}
 	w.accept(w.wanted, rs, embedded)
 	if isNew {
+		r.flowsDue = true // begun under other rules
 		w.names = nil
 		for _, f := range w.files {
 			w.names = append(w.names, f.Name)
@@ -209,6 +221,7 @@ func (r *Reconciler) applyEmbedded(ctx context.Context, embedded Ruleset) error 
 		return err
 	}
 	if r.words.good != nil {
+		r.flowsDue = true
 		r.Reporter.Event(Info, EventTemplateApplied, "the rules are those of the embedded templates again", Fields{"files": []string{}})
 	}
 	r.words.good, r.words.names = nil, nil
@@ -225,6 +238,9 @@ func (r *Reconciler) put(ctx context.Context, rs Ruleset) error {
 	err := r.Tables.Apply(ctx, rs)
 	r.outcome.Applied, r.outcome.ApplyErr, r.outcome.ApplyTook = true, err, time.Since(start)
 	r.outcome.AppliedAt = time.Now()
+	if errors.Is(err, context.DeadlineExceeded) {
+		r.applied = nil // the kernel may have either
+	}
 	if err != nil {
 		return err
 	}

@@ -3,9 +3,11 @@ package anchord_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -224,5 +226,92 @@ func TestACheckThatTakesTooLongIsNotRepeatedForContainers(t *testing.T) {
 	g.look(t, anchord.SourceAll|anchord.SourcePoll)
 	if !strings.HasSuffix(g.inKernel, " slow") {
 		t.Errorf("%q stands", g.inKernel)
+	}
+}
+
+// killed is the error of a tool that was ended before it came to a verdict.
+type killed struct{ error }
+
+func (killed) Verdict() bool { return false }
+
+// What is no verdict on the template is no fault of it: it is tried again soon.
+func TestAnOverrideIsNotBlamedForAKilledCheck(t *testing.T) {
+	g := leased()
+	g.override("a.nft.tmpl", "closes")
+	g.fails["check"] = killed{errBroken}
+	_ = g.Reconcile(t.Context(), anchord.SourceAll, time.Time{})
+	if o := g.last(); o.Refused != nil || o.Err == nil || g.told(anchord.EventTemplateRefused) != nil {
+		t.Errorf("refused %v, error %v", o.Refused, o.Err)
+	}
+	g.fails = map[string]error{}
+	g.look(t, anchord.SourceAll)
+	if !strings.HasSuffix(g.inKernel, " closes") {
+		t.Errorf("%q stands", g.inKernel)
+	}
+}
+
+// late is told that an apply ran out of time, which the kernel has all the same.
+type late struct {
+	*rig
+	times int
+}
+
+func (l *late) Apply(ctx context.Context, rs anchord.Ruleset) error {
+	err := l.rig.Apply(ctx, rs)
+	if l.times--; l.times >= 0 {
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+func TestAnOverrideWhoseApplyWasLateIsWithdrawn(t *testing.T) {
+	g := working(t)
+	g.Tables = &late{g, 1}
+	g.override("a.nft.tmpl", "mine")
+	g.look(t, anchord.SourceTemplates)
+	g.override()
+	g.look(t, anchord.SourceTemplates)
+	if strings.HasSuffix(g.inKernel, " mine") {
+		t.Errorf("%q stands", g.inKernel)
+	}
+}
+
+// An override may translate what no label exposes; the entries know nothing of
+// where that leads, and must not end it.
+func TestFlowsThatAnOverrideTranslatesLiveOn(t *testing.T) {
+	g := working(t)
+	g.w.run("other", "tcp/81", "shop_transit=10.213.0.6")
+	g.override("a.nft.tmpl", "2222 leads to 10.213.0.77:22")
+	g.look(t, anchord.SourceAll)
+	own := g.last().State.External[anchord.V4].Prefix.Addr()
+	g.flows[anchord.TCP] = []anchord.Flow{
+		{OrigDst: own, OrigPort: 2222, ReplySrc: netip.MustParseAddr("10.213.0.77"), ReplyPort: 22},
+		{OrigDst: own, OrigPort: 81, ReplySrc: netip.MustParseAddr("10.213.0.6"), ReplyPort: 81},
+	}
+	g.w.Containers = g.w.Containers[:len(g.w.Containers)-1]
+	var ended []string
+	for _, did := range g.look(t, anchord.SourceContainers) {
+		if strings.HasPrefix(did, "end ") {
+			ended = append(ended, did)
+		}
+	}
+	if len(ended) != 1 || !strings.Contains(ended[0], "10.213.0.6") {
+		t.Errorf("ended %q", ended)
+	}
+}
+
+// A client that never stops sending is picked up when an override that kept it
+// out is withdrawn.
+func TestFlowsBegunUnderAnotherOverrideAreLookedAt(t *testing.T) {
+	g := working(t)
+	g.w.run("dns", "udp/53", "shop_transit=10.213.0.7")
+	g.look(t, anchord.SourceAll)
+	g.override("a.nft.tmpl", "keeps udp 53 out")
+	g.look(t, anchord.SourceTemplates)
+	own := g.last().State.External[anchord.V4].Prefix.Addr()
+	g.flows[anchord.UDP] = []anchord.Flow{{OrigDst: own, OrigPort: 53, ReplySrc: own, ReplyPort: 53}}
+	g.override()
+	if did := g.look(t, anchord.SourceTemplates); !slices.ContainsFunc(did, func(e string) bool { return strings.HasPrefix(e, "end udp") }) {
+		t.Errorf("did %q", did)
 	}
 }

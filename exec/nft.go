@@ -79,7 +79,7 @@ func (n *NFT) Check(ctx context.Context, rs anchord.Ruleset) error {
 
 // checkTimeout is enough for 65,535 elements. A name in place of an address
 // has nft ask a DNS server that may not be there.
-const checkTimeout = 5 * time.Second
+const checkTimeout = 2 * time.Second
 
 func (n *NFT) run(ctx context.Context, script string) error {
 	_, err := n.Runner.Run(ctx, script, "nft", "-f", "-")

@@ -41,6 +41,9 @@ func (e *CommandError) Error() string {
 	return fmt.Sprintf("%s: %s%s", strings.Join(e.Args, " "), detail, e.advice())
 }
 
+// Verdict says whether the command itself ended with an error.
+func (e *CommandError) Verdict() bool { return e.ExitCode > 0 }
+
 func (e *CommandError) Unwrap() error { return e.Err }
 
 // advice tells what to do where the tool's own message does not.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"text/template"
 )
@@ -80,8 +81,14 @@ func inc(n int) int { return n + 1 }
 // shortPrint is text/template's print, for at most 64 KiB.
 func shortPrint(args ...any) (string, error) { return short(fmt.Sprint(args...)) }
 
-// shortPrintf is text/template's printf, for at most 64 KiB.
+var wide = regexp.MustCompile(`[0-9]{5}`)
+
+// shortPrintf is text/template's printf, for at most 64 KiB, which a width of five
+// digits would already be.
 func shortPrintf(format string, args ...any) (string, error) {
+	if wide.MatchString(format) {
+		return "", errors.New("a text of more than 64 KiB")
+	}
 	return short(fmt.Sprintf(format, args...))
 }
 

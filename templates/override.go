@@ -305,7 +305,7 @@ func (r *Renderer) origin(mark string) anchord.Origin {
 	file, line, _ := strings.Cut(mark, ":")
 	f, _ := strconv.Atoi(file)
 	l, _ := strconv.Atoi(line)
-	return anchord.Origin{File: r.sources[min(f, len(r.sources)-1)], Line: l}
+	return anchord.Origin{File: r.sources[max(0, min(f, len(r.sources)-1))], Line: l}
 }
 
 // endless is the error of an output that was cut off, where it was.

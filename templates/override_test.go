@@ -186,6 +186,8 @@ func TestRefusedOverrides(t *testing.T) {
 		"a loop":                         {[]anchord.TemplateFile{file("a.nft.tmpl", "{{define \"input\"}}\n{{range 1000000000000}}{{end}}{{end}}")}, "a.nft.tmpl:2", "loop has no end"},
 		"loops in a loop":                {[]anchord.TemplateFile{file("a.nft.tmpl", "{{define \"input\"}}{{range 100000}}{{range 100000}}\n{{range 100000}}{{with 1}}{{end}}{{end}}{{end}}{{end}}{{end}}")}, "a.nft.tmpl:2", "loop has no end"},
 		"too much":                       {[]anchord.TemplateFile{file("a.nft.tmpl", "{{define \"input\"}}\n{{range 100000000}}\n# "+strings.Repeat("x", 1000)+"{{end}}{{end}}")}, "a.nft.tmpl:2", "output is too long"},
+		"loops without a word":           {[]anchord.TemplateFile{file("a.nft.tmpl", "{{define \"input\"}}\n{{range 1000000}}{{$x := upto 65535}}{{end}}{{end}}")}, "a.nft.tmpl:2", "loop has no end"},
+		"a width":                        {[]anchord.TemplateFile{file("a.nft.tmpl", "{{define \"input\"}}{{printf \"%999999d\" 1}}{{end}}")}, "a.nft.tmpl:1", "64 KiB"},
 		"calls that double":              {[]anchord.TemplateFile{file("a.nft.tmpl", doubling())}, "a.nft.tmpl:1", "loop has no end"},
 		"texts that double":              {[]anchord.TemplateFile{file("a.nft.tmpl", `{{define "input"}}{{$x := "0123456789"}}{{range 100}}{{$x = print $x $x}}{{end}}{{end}}`)}, "a.nft.tmpl:1", "64 KiB"},
 		"wide formats":                   {[]anchord.TemplateFile{file("a.nft.tmpl", `{{define "input"}}{{printf "%0999999d" 1}}{{end}}`)}, "a.nft.tmpl:1", "64 KiB"},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/template"
 	"text/template/parse"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -63,7 +64,7 @@ func assemble(trees map[string]*parse.Tree) (*template.Template, error) {
 // Render words the state. The state's zero value renders a closed ruleset.
 func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
 	rs := anchord.Ruleset{}
-	out := &bounded{left: maxOutput}
+	out := &bounded{left: maxOutput, until: time.Now().Add(maxTime)}
 	for _, f := range anchord.Families {
 		table, err := newTable(f, s)
 		if err != nil {
@@ -91,16 +92,21 @@ func (r *Renderer) Render(s anchord.State) (anchord.Ruleset, error) {
 // embedded templates need 10,000.
 const maxOutput = 8 << 20
 
-var errEndless = fmt.Errorf("the output is too long, or a loop has no end: it was cut off at %d MiB", maxOutput>>20)
+var errEndless = fmt.Errorf("the output is too long, or a loop has no end: it was cut off at %d MiB or after %v", maxOutput>>20, maxTime)
+
+// maxTime is for words that take milliseconds; a loop round with nothing to say
+// writes a mark, so that it counts.
+const maxTime = 2 * time.Second
 
 // bounded is a buffer with an end.
 type bounded struct {
 	strings.Builder
-	left int
+	left  int
+	until time.Time
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.left -= len(p); b.left < 0 {
+	if b.left -= len(p); b.left < 0 || time.Now().After(b.until) {
 		return 0, errEndless
 	}
 	return b.Builder.Write(p)

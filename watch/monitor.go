@@ -25,7 +25,7 @@ func (r *Ruleset) Line(line string) {
 			r.Fire(anchord.SourceRuleset, time.Time{})
 		}
 		r.touched, r.ours = false, false
-	case strings.HasPrefix(line, "add element "+anchord.TableV4+" "+anchord.SerialSet):
+	case strings.HasPrefix(line, "add element "+anchord.TableV4+" "+anchord.SerialSet+" "):
 		r.touched, r.ours = true, true
 	case strings.Contains(line, " "+anchord.TableV4), strings.Contains(line, " "+anchord.TableV6):
 		r.touched = true

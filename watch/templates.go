@@ -25,6 +25,7 @@ import (
 type TemplateDir struct {
 	Path string
 
+	first sync.Once
 	mu    sync.Mutex
 	files []anchord.TemplateFile
 }
@@ -39,19 +40,25 @@ const (
 	templateSettle = 250 * time.Millisecond
 	maxTemplateLen = 256 << 10 // bytes of one file
 	maxTemplates   = 64        // files
+	maxEntries     = 1024      // of the directory, hidden ones too
 )
 
 // Templates are the files as they were read last, sorted by name. Of those
 // whose names are no templates' only these are known.
 func (d *TemplateDir) Templates() []anchord.TemplateFile {
+	d.first.Do(d.readSettled)
+	return d.taken()
+}
+
+func (d *TemplateDir) taken() []anchord.TemplateFile {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.files
 }
 
-// Read takes the files as they are now. For one that is just being written it
-// waits, but not for ever.
-func (d *TemplateDir) Read() {
+// readSettled takes the files as they are at the start. For one that is just
+// being written it waits, but not for ever.
+func (d *TemplateDir) readSettled() {
 	for range 10 {
 		if !d.justWritten() {
 			break
@@ -112,10 +119,10 @@ func (d *TemplateDir) Follow(ctx context.Context, fire func(anchord.Source, time
 // settled says whether the files are others than before, and takes them as
 // soon as they do not change any more.
 func (d *TemplateDir) settled(ctx context.Context) bool {
-	last := d.Templates()
+	last := d.taken()
 	for {
 		now := d.read()
-		if slices.Equal(now, d.Templates()) {
+		if slices.Equal(now, d.taken()) {
 			return false
 		}
 		if slices.Equal(now, last) {
@@ -167,17 +174,19 @@ func (d *TemplateDir) names() ([]string, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	names, err := dir.Readdirnames(maxTemplates + 1)
+	names, err := dir.Readdirnames(maxEntries)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if len(names) > maxTemplates {
+	many := len(names) == maxEntries
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~")
+	})
+	if many || len(names) > maxTemplates {
 		return nil, fmt.Errorf("it holds more than %d files", maxTemplates)
 	}
 	slices.Sort(names)
-	return slices.DeleteFunc(names, func(name string) bool {
-		return strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~")
-	}), nil
+	return names, nil
 }
 
 // readTemplate never waits: opening a pipe would.

@@ -44,7 +44,7 @@ func TestTemplatesAreRead(t *testing.T) {
 	put(t, dir, "binary.nft.tmpl", "a\x01b")
 	put(t, dir, "latin1.nft.tmpl", "\xe9")
 	put(t, dir, "most.nft.tmpl", strings.Repeat("x", maxTemplateLen))
-	d.Read()
+	d.Templates()
 	want := []anchord.TemplateFile{
 		{Name: "a.nft.tmpl", Text: "a"},
 		{Name: "b.nft.tmpl", Text: "b\nb\n"},
@@ -82,7 +82,7 @@ func TestTemplateDirectoriesThatAreNone(t *testing.T) {
 		many:                       "it holds more than 64 files",
 	} {
 		d := &TemplateDir{Path: path}
-		d.Read()
+		d.Templates()
 		var got string
 		for _, f := range d.Templates() {
 			got += f.Name + " " + f.Fault
@@ -103,7 +103,7 @@ func TestTemplatesThatAreWrittenAtStart(t *testing.T) {
 		defer close(written)
 		os.WriteFile(path, []byte("whole"), 0o644)
 	}()
-	d.Read()
+	d.Templates()
 	<-written
 	if got := d.Templates()[0].Text; got != "whole" {
 		t.Errorf("read %q", got)
@@ -211,4 +211,17 @@ func TestATemplateThatIsBeingWritten(t *testing.T) {
 			t.Error("a passing change was taken")
 		}
 	})
+}
+
+// What is hidden does not count.
+func TestHiddenFilesAreNotTooMany(t *testing.T) {
+	dir := t.TempDir()
+	for i := range maxTemplates + 6 {
+		put(t, dir, fmt.Sprintf(".hidden%d", i), "")
+	}
+	put(t, dir, "a.nft.tmpl", "mine")
+	d := TemplateDir{Path: dir}
+	if files := d.Templates(); len(files) != 1 || files[0].Text != "mine" {
+		t.Errorf("read %q", files)
+	}
 }

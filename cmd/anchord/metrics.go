@@ -174,10 +174,7 @@ func (m *networkMetrics) reconciled(o anchord.Outcome) {
 	}
 	m.conflicts.Set(float64(o.State.Conflicts))
 	m.errors.Set(float64(o.State.Rejected))
-	m.templateRefused.Set(0)
-	if o.Refused != nil {
-		m.templateRefused.Set(1)
-	}
+	m.templateRefused.Set(truth(o.Refused != nil))
 	counts := map[anchord.Family]map[anchord.Protocol]int{anchord.V4: {}, anchord.V6: {}}
 	for _, e := range o.State.Entries {
 		counts[e.Family][e.Protocol]++

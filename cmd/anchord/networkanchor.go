@@ -105,7 +105,6 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
 		templates: &watch.TemplateDir{Path: c.TemplateDir},
 	}
-	n.templates.Read()
 	registry := newRegistry(n.unmet)
 	n.metrics = newNetworkMetrics(registry, uptime, bootID)
 	n.adverts = &watch.Adverts{Uptime: uptime, Fire: n.trigger.Fire}

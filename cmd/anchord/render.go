@@ -71,7 +71,6 @@ func (c *renderCmd) render(ctx context.Context, state anchord.State) (rs anchord
 		return rs, nil, err
 	}
 	dir := watch.TemplateDir{Path: c.TemplateDir}
-	dir.Read()
 	files := anchord.Overriding(dir.Templates())
 	if len(files) > 0 {
 		rs, refused = overridden(ctx, embedded, files, state)

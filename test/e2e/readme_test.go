@@ -315,7 +315,7 @@ func shape(status string) string {
 		{`([0-9a-f]{2}:){5}[0-9a-f]{2}`, "MAC"},
 		{`\b\d+\.\d+\.\d+\.\d+`, "ADDRESS"},
 		{`ADDRESS/\d+`, "ADDRESS/BITS"},
-		{` on \S+, MAC`, " on INTERFACE, MAC"},
+		{`\S+, MAC`, "INTERFACE, MAC"},
 		{`\b(\d+h)?(\d+m)?\d+s\b`, "TIME"},
 		{`(?m) \d+$`, " COUNT"},
 		{` +`, " "},

@@ -5,6 +5,7 @@ package generated
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -59,10 +60,20 @@ func file(t *testing.T, path string, should func(is string) string) {
 		return
 	}
 	if !*update {
-		t.Errorf("%s is not what the code says (make golden, then look at the difference); it says:\n%s", path, want)
+		t.Errorf("%s is not what the code says (make golden, then look at the difference):\n%s", path, difference(string(is), want))
 		return
 	}
 	if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// difference is the first line that differs.
+func difference(is, want string) string {
+	lines, wanted := strings.Split(is, "\n"), strings.Split(want, "\n")
+	i := 0
+	for i < min(len(lines), len(wanted))-1 && lines[i] == wanted[i] {
+		i++
+	}
+	return fmt.Sprintf("line %d is\n%s\nand should be\n%s", i+1, lines[i], wanted[i])
 }
