@@ -5,8 +5,6 @@ SHELL := /bin/bash
 IMAGE      ?= anchord:dev
 BASE_IMAGE ?=
 
-# What failed stands at the end of the output, whole.
-GOTEST      = go tool gotestsum --format $(1) -- -count=1
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/docs ./test/hooks ./test/peer/... ./test/script ./test/told/...
 
@@ -33,24 +31,24 @@ test: ## All tests, and that together they have seen every event
 
 .PHONY: unit
 unit: deps ## Tests without a network: domain, rendering, scripted runs
-	$(call GOTEST,pkgname) -timeout 10m $(UNIT)
+	scripts/gotest pkgname -timeout 10m $(UNIT)
 
 .PHONY: contrib
 contrib: deps ## Tests of the alert rules and the dashboard, with promtool and Loki's parser
-	$(call GOTEST,pkgname) -timeout 5m ./test/contrib
+	scripts/gotest pkgname -timeout 5m ./test/contrib
 	cd contrib/loki/check && go test -count=1 .
 
 .PHONY: release-test
 release-test: ## A release is made twice: the same bytes, static, stamped
-	$(call GOTEST,pkgname) -timeout 15m ./test/release
+	scripts/gotest pkgname -timeout 15m ./test/release
 
 .PHONY: netns
 netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Docker
-	$(call GOTEST,pkgname) -timeout 15m ./test/netns
+	scripts/gotest pkgname -timeout 15m ./test/netns
 
 .PHONY: e2e
 e2e: deps ## Tests with real engines (20.10 and 28)
-	$(call GOTEST,standard-verbose) -p 1 -timeout 60m ./test/lab ./test/e2e
+	scripts/gotest standard-verbose -p 1 -timeout 60m ./test/lab ./test/e2e
 
 .PHONY: bench
 bench: deps ## Measure latency, loss, throughput and idle cost
