@@ -40,15 +40,19 @@ func Features(f anchord.Family) []Feature {
 // doctorTable never stands: it goes in the transaction that makes it.
 const doctorTable = "anchord_doctor"
 
-// Supports has the kernel check a feature: a table with it is made and deleted in
-// one transaction, so that no packet ever meets it.
-func (n *NFT) Supports(ctx context.Context, f anchord.Family, feature Feature) error {
+// Supports has the kernel check features: for each, a table with it is made and
+// deleted, all in one transaction, so that no packet ever meets one.
+func (n *NFT) Supports(ctx context.Context, f anchord.Family, features ...Feature) error {
 	family := "ip"
 	if f == anchord.V6 {
 		family = "ip6"
 	}
 	table := family + " " + doctorTable
-	return n.run(ctx, "add table "+table+"\ntable "+table+" {\n"+feature.rules+"\n}\ndelete table "+table+"\n")
+	var script strings.Builder
+	for _, feature := range features {
+		script.WriteString("add table " + table + "\ntable " + table + " {\n" + feature.rules + "\n}\ndelete table " + table + "\n")
+	}
+	return n.run(ctx, script.String())
 }
 
 // Version is what a program says of its version, asked by args.

@@ -22,11 +22,10 @@ import (
 // What the doctor asks the LAN. Nothing here takes an address, or changes what
 // anybody else knows of us.
 
-// Holders asks the LAN who has an IPv4 address, by ARP, and returns the hardware
-// addresses of others that answer before ctx ends; the first answer is enough.
-// from is the address of ours to ask with; an invalid one makes it an ARP probe
-// (RFC 5227, 2.1.1), by which nobody learns anything of us.
-func Holders(ctx context.Context, iface string, addr, from netip.Addr) ([]string, error) {
+// Holders asks the LAN who has an IPv4 address, by an ARP probe (RFC 5227, 2.1.1),
+// of which nobody learns anything of us, and returns the hardware addresses of
+// others that answer before ctx ends; the first answer is enough.
+func Holders(ctx context.Context, iface string, addr netip.Addr) ([]string, error) {
 	link, err := net.InterfaceByName(iface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", iface, err)
@@ -37,7 +36,7 @@ func Holders(ctx context.Context, iface string, addr, from netip.Addr) ([]string
 	}
 	defer p.close()
 	var found []string
-	err = p.exchange(ctx, arpRequest(link.HardwareAddr, from, addr), 300*time.Millisecond, func(b []byte) bool {
+	err = p.exchange(ctx, arpProbe(link.HardwareAddr, addr), 300*time.Millisecond, func(b []byte) bool {
 		holder, ok := arpSender(b, addr)
 		if ok && !bytes.Equal(holder, link.HardwareAddr) {
 			found = append(found, holder.String())
@@ -50,13 +49,10 @@ func Holders(ctx context.Context, iface string, addr, from netip.Addr) ([]string
 	return found, nil
 }
 
-// arpRequest asks who has an address (RFC 826).
-func arpRequest(mac net.HardwareAddr, from, addr netip.Addr) []byte {
-	if !from.Is4() {
-		from = netip.IPv4Unspecified()
-	}
-	header := []byte{0, 1, 8, 0, 6, 4, 0, 1} // Ethernet, IPv4, lengths of both addresses, request
-	return slices.Concat(header, mac, from.AsSlice(), make([]byte, 6), addr.AsSlice())
+// arpProbe asks who has an address (RFC 826), as nobody.
+func arpProbe(mac net.HardwareAddr, addr netip.Addr) []byte {
+	header := []byte{0, 1, 8, 0, 6, 4, 0, 1}                             // Ethernet, IPv4, lengths of both addresses, request
+	return slices.Concat(header, mac, make([]byte, 4+6), addr.AsSlice()) // no sender's address, no target's MAC
 }
 
 // arpSender is who claims in an ARP message, be it a request or an answer, to

@@ -63,10 +63,12 @@ func TestDiscoverAndOffer(t *testing.T) {
 func TestARPSender(t *testing.T) {
 	mac := net.HardwareAddr{2, 0x42, 0xaa, 0, 0, 1}
 	addr, other := netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("192.0.2.78")
-	if got, ok := arpSender(arpRequest(mac, addr, other), addr); !ok || got.String() != mac.String() {
+	claim := arpProbe(mac, other)
+	copy(claim[14:], addr.AsSlice())
+	if got, ok := arpSender(claim, addr); !ok || got.String() != mac.String() {
 		t.Errorf("who asks with an address claims it: %s, %v", got, ok)
 	}
-	probe := arpRequest(mac, netip.Addr{}, addr)
+	probe := arpProbe(mac, addr)
 	if got, ok := arpSender(probe, addr); ok {
 		t.Errorf("a probe claims nothing, but %s", got)
 	}
@@ -97,6 +99,12 @@ func TestVersion(t *testing.T) {
 // A feature is asked in a table that goes in the same transaction.
 func TestSupportsLeavesNothing(t *testing.T) {
 	recorded := tools(t, map[string]string{"nft": ""})
+	if err := (&NFT{}).Supports(t.Context(), anchord.V4, Features(anchord.V4)...); err != nil {
+		t.Fatal(err)
+	}
+	if all := recorded(); strings.Count(all, "-f -") != 1 || strings.Count(all, "delete table ip anchord_doctor") != len(Features(anchord.V4)) {
+		t.Errorf("all features at once: %q", all)
+	}
 	for _, f := range anchord.Families {
 		for _, feature := range Features(f) {
 			if err := (&NFT{}).Supports(t.Context(), f, feature); err != nil {

@@ -59,12 +59,12 @@ func skipped(format string, args ...any) finding {
 	return finding{Result: isSkipped, Seen: fmt.Sprintf(format, args...)}
 }
 
-func warning(fix, format string, args ...any) finding {
-	return finding{Result: isWarning, Seen: fmt.Sprintf(format, args...), Fix: fix}
-}
+func warning(fix, format string, args ...any) finding { return fault(isWarning, fix, format, args...) }
 
-func failure(fix, format string, args ...any) finding {
-	return finding{Result: isFailure, Seen: fmt.Sprintf(format, args...), Fix: fix}
+func failure(fix, format string, args ...any) finding { return fault(isFailure, fix, format, args...) }
+
+func fault(how verdict, fix, format string, args ...any) finding {
+	return finding{Result: how, Seen: fmt.Sprintf(format, args...), Fix: fix}
 }
 
 // diagnosis is the doctor's report and its JSON.
@@ -73,6 +73,7 @@ type diagnosis struct {
 	Project  string         `json:"project,omitempty"`
 	Failures int            `json:"failures"`
 	Warnings int            `json:"warnings"`
+	Skipped  int            `json:"skipped"`
 	Checks   []checkOutcome `json:"checks"`
 }
 
@@ -83,25 +84,31 @@ type checkOutcome struct {
 	finding
 }
 
-// Time for looking around first, and then for each of the checks, which are made
-// at the same time.
+// Times. What looking around leaves is for the checks, which are made at the same
+// time: a DHCP server that pings an address before it offers it takes three seconds.
 const (
-	gatherTime = 2 * time.Second
-	checkTime  = 2500 * time.Millisecond
-	grace      = 500 * time.Millisecond // for a check to tell that its time is over
+	askTime    = 1500 * time.Millisecond // for the running anchord to answer
+	gatherTime = 2 * time.Second         // for looking around after that
+	wholeTime  = 4500 * time.Millisecond // from the start to the end of all checks
+	grace      = 400 * time.Millisecond  // for a check to tell that its time is over
 )
 
 func (c *examineCmd) Run(ctx context.Context, stdout io.Writer) error {
 	if !slices.Contains(modes, c.Mode) {
 		return &configError{faults: []string{fmt.Sprintf("ANCHORD_MODE=%q: unknown mode; modes are %s", c.Mode, strings.Join(modes, ", "))}}
 	}
-	p := c.patient()
+	ends := time.Now().Add(wholeTime)
+	running := askRunning(ctx, c.RunDir)
+	if os.Getenv("ANCHORD_MODE") == "" {
+		c.Mode = running.mode(c.Mode)
+	}
+	p := c.patient(running)
 	defer p.close()
 	looking, cancel := context.WithTimeout(ctx, gatherTime)
 	p.look(looking)
 	cancel()
 	d := diagnosis{Mode: c.Mode, Project: p.state.Identity.Project, Checks: []checkOutcome{}}
-	for _, outcome := range examine(ctx, checksOf(c.Mode), p) {
+	for _, outcome := range examine(ctx, ends, checksOf(c.Mode), p) {
 		d.add(outcome)
 	}
 	if err := c.tell(stdout, d); err != nil {
@@ -119,21 +126,25 @@ func (d *diagnosis) add(o checkOutcome) {
 		d.Failures++
 	case isWarning:
 		d.Warnings++
+	case isSkipped:
+		d.Skipped++
 	}
 	d.Checks = append(d.Checks, o)
 }
 
-// examine makes all checks at once and gives their findings in the checks' order.
-func examine(ctx context.Context, list []check, p *patient) []checkOutcome {
+// examine makes all checks at once, until ends, and gives their findings in the
+// checks' order.
+func examine(ctx context.Context, ends time.Time, list []check, p *patient) []checkOutcome {
 	answers := make([]chan []finding, len(list))
-	limited, cancel := context.WithTimeout(ctx, checkTime)
+	limited, cancel := context.WithDeadline(ctx, ends)
 	defer cancel()
+	p.askOnce(limited)
 	for i, c := range list {
 		answers[i] = make(chan []finding, 1)
 		go func() { answers[i] <- c.run(limited, p) }()
 	}
 	var outcomes []checkOutcome
-	late, stop := context.WithTimeout(ctx, checkTime+grace)
+	late, stop := context.WithDeadline(ctx, ends.Add(grace))
 	defer stop()
 	for i, c := range list {
 		for _, f := range answered(late, answers[i]) {
@@ -220,8 +231,13 @@ func (r verdict) word() string {
 }
 
 func (d diagnosis) summary() string {
-	if d.Failures+d.Warnings == 0 {
+	switch {
+	case d.Failures+d.Warnings == 0 && d.Skipped == 0:
 		return "Nothing is wrong."
+	case d.Failures+d.Warnings == 0 && d.Skipped == 1:
+		return "Nothing wrong was found; 1 check could not be made or does not apply."
+	case d.Failures+d.Warnings == 0:
+		return fmt.Sprintf("Nothing wrong was found; %d checks could not be made or do not apply.", d.Skipped)
 	}
 	return fmt.Sprintf("%s, %s. What each check means: docs/doctor.md", plural(d.Failures, "failure"), plural(d.Warnings, "warning"))
 }

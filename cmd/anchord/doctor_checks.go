@@ -107,13 +107,13 @@ func checks() []check {
 		},
 		{
 			"ipv6-leak", groupNetworks, inNetworkAnchor,
-			"Networks with IPv6 whose gateway is the Docker host.",
+			"Networks that anchord is on, with IPv6 and the Docker host as their gateway. Others it does not see.",
 			"Services then go out with the host's IPv6 address, past anchord.",
 			"The auxiliary address `DefaultGatewayIPv6` beside the network's subnet.", checkLeaks,
 		},
 		{
 			"dhcp", groupLAN, inNetworkAnchor,
-			"The lease that anchord has; else whether a DHCP server offers one. It is asked in the project's name and takes nothing.",
+			"The lease that anchord has; else whether a DHCP server offers one. It is asked in the project's name and takes nothing. One that pings an address before it offers it may need a second try.",
 			"Without a lease there is no IPv4 address.",
 			"`tcpdump` on the Docker host tells on which side to look.", checkDHCP,
 		},
@@ -131,7 +131,7 @@ func checks() []check {
 		},
 		{
 			"dns", groupLAN, inNetworkAnchor,
-			"Whether the name servers of the lease, or of `ANCHORD_DNS`, answer.",
+			"Whether the name servers of the lease, or of `ANCHORD_DNS`, answer. That none does is a failure where the shared network is internal, else a warning.",
 			"Services on internal networks have no others for names of the outside.",
 			"Another name server, or `ANCHORD_DNS`.", checkDNS,
 		},

@@ -185,6 +185,9 @@ func (p *patient) try(ctx context.Context, rights []right) (map[call]int, error)
 			if err != nil {
 				return nil, err
 			}
+			if status >= http.StatusBadGateway && status <= http.StatusGatewayTimeout {
+				return nil, fmt.Errorf("the proxy answers %d: it does not reach the engine", status)
+			}
 			statuses[c] = status
 		}
 	}
@@ -203,7 +206,7 @@ func judgeRights(rights []right, statuses map[call]int) []finding {
 			}
 		}
 		if len(refused) > 0 {
-			found = append(found, finding{Result: r.result, Seen: fmt.Sprintf("the socket proxy refuses %s, which %s needs: %s", strings.Join(refused, ", "), r.feature, r.lost), Fix: r.fix})
+			found = append(found, fault(r.result, r.fix, "the socket proxy refuses %s, which %s needs: %s", strings.Join(refused, ", "), r.feature, r.lost))
 		}
 	}
 	return found

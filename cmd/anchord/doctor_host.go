@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -74,7 +73,7 @@ func judgeCapabilities(has uint64, mode string, addresses anchord.AddressMode) [
 		case has&(1<<c.number) != 0:
 			names = append(names, c.name)
 		case c.number != capNetBind || leases:
-			found = append(found, finding{Result: c.result, Seen: c.name + " is missing: " + c.lost, Fix: "in the service of anchord, cap_add: [" + c.name + "]"})
+			found = append(found, fault(c.result, "in the service of anchord, cap_add: ["+c.name+"]", "%s is missing: %s", c.name, c.lost))
 		}
 	}
 	if found == nil {
@@ -116,13 +115,10 @@ type ipv6Facts struct {
 }
 
 func checkIPv6(_ context.Context, p *patient) []finding {
-	if p.ext() == "" {
-		return []finding{skipped("the LAN interface is not known")}
+	if !p.has(p.ext()) {
+		return []finding{skipped("the LAN interface is not known, or not made yet")}
 	}
 	f := ipv6Facts{ext: p.ext(), inside: p.insideIPv6(), enabled: p.ipv6On(p.ext()), global: p.address(p.ext(), anchord.V6).IsValid()}
-	if f.enabled && !p.has(f.ext) {
-		return []finding{skipped("%s is not made yet", f.ext)}
-	}
 	f.forwardingAll, _ = watch.Sysctl("net/ipv6/conf/all/forwarding")
 	f.forwardingExt, _ = watch.Sysctl("net/ipv6/conf/" + f.ext + "/forwarding")
 	f.acceptRA, _ = watch.Sysctl("net/ipv6/conf/" + f.ext + "/accept_ra")
@@ -259,11 +255,11 @@ func checkPrograms(ctx context.Context, p *patient) []finding {
 func (p program) judge(version string, err error) finding {
 	switch {
 	case exec.Missing(err):
-		return finding{Result: p.result, Seen: fmt.Sprintf("%s is missing: %s", p.name, p.lost), Fix: "use the anchord image, or install it in yours"}
+		return fault(p.result, "use the anchord image, or install it in yours", "%s is missing: %s", p.name, p.lost)
 	case err != nil:
-		return finding{Result: isWarning, Seen: fmt.Sprintf("%s does not tell its version: %v", p.name, err), Fix: "use the anchord image"}
+		return warning("use the anchord image", "%s does not tell its version: %v", p.name, err)
 	case older(version, p.tested):
-		return finding{Result: isWarning, Seen: fmt.Sprintf("%s %s is older than any version that anchord was tried with (%s)", p.name, version, p.tested), Fix: "use the anchord image, or a newer release of yours"}
+		return warning("use the anchord image, or a newer release of yours", "%s %s is older than any version that anchord was tried with (%s)", p.name, version, p.tested)
 	}
 	return fine("%s %s", p.name, version)
 }
@@ -281,14 +277,28 @@ func checkKernel(ctx context.Context, p *patient) []finding {
 	if !p.can(capNetAdmin) {
 		return []finding{skipped("without NET_ADMIN the kernel cannot be asked")}
 	}
+	supports := func(f anchord.Family, features ...exec.Feature) error { return p.nft.Supports(ctx, f, features...) }
+	return judgeKernel(ctx, supports)
+}
+
+// judgeKernel tries a family's features at once, and one by one only to find those
+// that are refused.
+func judgeKernel(ctx context.Context, supports func(anchord.Family, ...exec.Feature) error) []finding {
 	var found []finding
 	for _, f := range anchord.Families {
-		for _, feature := range exec.Features(f) {
-			err := p.nft.Supports(ctx, f, feature)
-			if exec.Missing(err) {
+		features := exec.Features(f)
+		if supports(f, features...) == nil {
+			continue
+		}
+		for _, feature := range features {
+			err := supports(f, feature)
+			switch {
+			case err == nil:
+			case exec.Missing(err):
 				return []finding{skipped("nft is missing, by which the kernel is asked")}
-			}
-			if err != nil {
+			case ctx.Err() != nil: // it says nothing of the kernel
+				return append(found, skipped("nft is too slow here: not every feature was tried"))
+			default:
 				found = append(found, failure("on the Docker host, load the kernel's modules: modprobe -a "+strings.ReplaceAll(feature.Module, ",", ""), "the kernel or nft refuses %s (IP%s): %v", feature.Name, f, err))
 			}
 		}

@@ -38,13 +38,13 @@ type dhcpFacts struct {
 	mode    anchord.AddressMode
 	iface   string
 	lease   *leaseStatus // that the running anchord has
-	offer   exec.Offer
-	offered bool
+	reply   reply
 	err     error
 	other   bool // it has an address of the other family, or an older one
+	running bool // an anchord that has no lease
 }
 
-func checkDHCP(ctx context.Context, p *patient) []finding {
+func checkDHCP(_ context.Context, p *patient) []finding {
 	f := dhcpFacts{mode: p.state.Mode, iface: p.ext(), lease: p.lease(anchord.V4)}
 	if f.mode != "" && f.mode != anchord.ModeDHCPRefresh {
 		return []finding{skipped("no DHCP server is asked in address mode %s", f.mode)}
@@ -58,7 +58,8 @@ func checkDHCP(ctx context.Context, p *patient) []finding {
 	if p.state.Identity.Hostname == "" {
 		return []finding{skipped("it is not known for whom to ask")}
 	}
-	f.offer, f.offered, f.err = p.discover(ctx)
+	f.reply, f.err = p.discover()
+	f.running = p.isRunning()
 	f.other = p.address(p.ext(), anchord.V6).IsValid()
 	return judgeDHCP(f)
 }
@@ -86,25 +87,27 @@ func judgeDHCP(f dhcpFacts) []finding {
 		return []finding{fine("a lease of %s from %s, %s", f.lease.Address, cmp.Or(f.lease.Server, "a DHCP server"), left)}
 	case f.err != nil:
 		return []finding{skipped("%v", f.err)}
-	case f.offered:
-		return []finding{fine("server %s offers %s (which was not taken)", f.offer.Server, f.offer.Address)}
+	case f.reply.Address.IsValid():
+		return []finding{fine("server %s offers %s (which was not taken)", f.reply.Server, f.reply.Address)}
+	case !f.running: // anchord itself will ask for longer
+		return []finding{warning("run it again, for some servers ping an address for seconds before they offer it; else "+fix, "no DHCP server answered on %s within %d s", f.iface, int(f.reply.waited.Round(time.Second).Seconds()))}
 	case f.other:
 		return []finding{warning(fix, "no DHCP server answers on %s; it has an IPv6 address only", f.iface)}
 	}
 	return []finding{failure(fix, "no DHCP server answers on %s", f.iface)}
 }
 
-func checkRouter(ctx context.Context, p *patient) []finding {
+func checkRouter(_ context.Context, p *patient) []finding {
 	if unasked := p.unasked(); unasked != nil {
 		return unasked
-	}
-	if !p.ipv6On(p.ext()) {
-		return []finding{skipped("IPv6 is off on %s", p.ext())}
 	}
 	if !p.has(p.ext()) {
 		return []finding{skipped("%s is not made yet", p.ext())}
 	}
-	advert, err := p.router(ctx)
+	if !p.ipv6On(p.ext()) {
+		return []finding{skipped("IPv6 is off on %s", p.ext())}
+	}
+	advert, err := p.router()
 	return judgeRouter(advert, err, p.ext(), p.state.Mode, p.lease(anchord.V6), p.isRunning())
 }
 
@@ -168,25 +171,36 @@ func checkGateway(ctx context.Context, p *patient) []finding {
 	return []finding{failure("have the DHCP server name the router (option 3), or set ANCHORD_EXT_GATEWAY_IP", "no gateway is known: nothing beyond the LAN is reached")}
 }
 
+// askedTwice is how long a host has at least that is asked by ARP: silence for less
+// says nothing.
+const askedTwice = 400 * time.Millisecond
+
 // askGateway asks the kernel's neighbour if there is an address to ask from, and
 // else the router that a DHCP server offers.
 func (p *patient) askGateway(ctx context.Context, f anchord.Family) []finding {
-	ctx, cancel := context.WithTimeout(ctx, 2300*time.Millisecond)
-	defer cancel()
 	route, has := p.defaultRoute(f)
 	switch {
-	case has && p.address(route.Iface, f).IsValid() && p.can(capNetAdmin):
+	case has && !p.can(capNetAdmin):
+		return []finding{skipped("gateway %s: without NET_ADMIN it cannot be asked", route.Gateway)}
+	case has && !p.address(route.Iface, f).IsValid():
+		return []finding{skipped("gateway %s: %s has no address yet to ask it from", route.Gateway, route.Iface)}
+	case has:
+		ctx, cancel := context.WithTimeout(ctx, 2300*time.Millisecond)
+		defer cancel()
 		g := gatewayFacts{family: f, gateway: route.Gateway, source: "default route by " + route.Iface}
 		g.answers, g.err = p.ip.Reaches(ctx, route.Iface, route.Gateway)
 		return []finding{judgeGateway(g)}
-	case has || f == anchord.V6 || p.isRunning() || p.unasked() != nil || p.state.Mode != anchord.ModeDHCPRefresh || p.mode != "network-anchor":
+	case f == anchord.V6 || p.isRunning() || p.unasked() != nil || p.state.Mode != anchord.ModeDHCPRefresh || p.mode != "network-anchor":
 		return nil
 	}
-	offer, offered, err := p.discover(ctx)
-	if !offered || err != nil || !offer.Router.IsValid() {
+	offer, err := p.discover()
+	if err != nil || !offer.Router.IsValid() {
 		return nil
 	}
-	holders, err := exec.Holders(ctx, p.probed(), offer.Router, netip.Addr{})
+	if ends, limited := ctx.Deadline(); limited && time.Until(ends) < askedTwice {
+		return []finding{skipped("gateway %s: the offer came too late to ask it", offer.Router)}
+	}
+	holders, err := exec.Holders(ctx, p.probed(), offer.Router)
 	return []finding{judgeGateway(gatewayFacts{f, offer.Router, "offered by DHCP", len(holders) > 0, err})}
 }
 
@@ -227,16 +241,23 @@ func checkDNS(ctx context.Context, p *patient) []finding {
 	if len(servers) == 0 {
 		return judgeNoDNS(p.internal())
 	}
-	found := make([]finding, len(servers))
+	answers := make([]dnsAnswer, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {
 		wg.Go(func() {
 			code, err := watch.AskDNS(ctx, s)
-			found[i] = judgeDNS(s, code, err)
+			answers[i] = dnsAnswer{s, code, err}
 		})
 	}
 	wg.Wait()
-	return found
+	return judgeDNS(answers, p.internal())
+}
+
+// dnsAnswer is a name server's.
+type dnsAnswer struct {
+	server netip.Addr
+	code   string
+	err    error
 }
 
 // internal says whether the shared network is: its containers then know of no
@@ -252,15 +273,22 @@ func judgeNoDNS(internal bool) []finding {
 	return []finding{fine("no name server is known, and none is needed: the services ask Docker's")}
 }
 
-func judgeDNS(server netip.Addr, code string, err error) finding {
+// judgeDNS: services that have other name servers lose nothing for good.
+func judgeDNS(answers []dnsAnswer, internal bool) []finding {
 	const fix = "look at that name server, or set ANCHORD_DNS to another"
-	switch {
-	case err != nil:
-		return failure(fix, "name server %s does not answer: %v", server, err)
-	case code == "RCodeSuccess" || code == "RCodeNameError":
-		return fine("%s answers", server)
+	silent := !slices.ContainsFunc(answers, func(a dnsAnswer) bool { return a.err == nil })
+	var found []finding
+	for _, a := range answers {
+		switch {
+		case a.err != nil:
+			found = append(found, fault(severity(internal && silent), fix, "name server %s does not answer: %v", a.server, a.err))
+		case a.code == "RCodeSuccess" || a.code == "RCodeNameError":
+			found = append(found, fine("%s answers", a.server))
+		default:
+			found = append(found, warning(fix, "name server %s answers that it cannot help (%s)", a.server, strings.TrimPrefix(a.code, "RCode")))
+		}
 	}
-	return warning(fix, "name server %s answers that it cannot help (%s)", server, strings.TrimPrefix(code, "RCode"))
+	return found
 }
 
 func checkDuplicate(ctx context.Context, p *patient) []finding {
@@ -288,7 +316,7 @@ func checkDuplicate(ctx context.Context, p *patient) []finding {
 				found[i] = judgeDuplicate6(a)
 				return
 			}
-			holders, err := exec.Holders(ctx, p.ext(), a.Prefix.Addr(), netip.Addr{})
+			holders, err := exec.Holders(ctx, p.ext(), a.Prefix.Addr())
 			found[i] = judgeDuplicate(a.Prefix.Addr(), holders, err)
 		})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -36,6 +37,8 @@ type lanFacts struct {
 	mode     anchord.AddressMode
 	api      string
 	carrier  bool
+	up       bool
+	running  bool   // anchord
 	made     bool   // it is there
 	parent   string // on which anchord makes it
 	notFound string // why there is none
@@ -58,23 +61,24 @@ func checkLAN(ctx context.Context, p *patient) []finding {
 			}
 		}
 	}
-	f.carrier = hasLink(ctx, p.probed())
+	f.carrier, f.up = hasLink(ctx, p.probed())
+	f.running = p.isRunning()
 	return judgeLAN(f)
 }
 
-// hasLink says whether an interface has a link; one that was taken up just now gets
-// a moment for it.
-func hasLink(ctx context.Context, iface string) bool {
+// hasLink says whether an interface has a link, and whether it is up; one that was
+// taken up just now gets a moment for the link.
+func hasLink(ctx context.Context, iface string) (link, up bool) {
 	ctx, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
 	defer cancel()
 	for {
-		link, err := net.InterfaceByName(iface)
-		if err == nil && link.Flags&net.FlagRunning != 0 {
-			return true
+		i, err := net.InterfaceByName(iface)
+		if err == nil && i.Flags&net.FlagRunning != 0 {
+			return true, true
 		}
 		select {
 		case <-ctx.Done():
-			return false
+			return false, err == nil && i.Flags&net.FlagUp != 0
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -110,6 +114,10 @@ func judgeLAN(f lanFacts) []finding {
 		return []finding{failure("attach anchord to one macvlan network whose parent is the host's interface on the LAN (README), or name it with the variable above", "%s", f.notFound)}
 	case strings.HasPrefix(f.network.IPVLANMode, "l3"):
 		return []finding{failure("driver: macvlan for that network, or ipvlan_mode: l2", "network %s is ipvlan in mode %s: it passes neither ARP nor DHCP on", f.network.Name, f.network.IPVLANMode)}
+	case !f.up && f.running:
+		return []finding{failure("find out who took it down; docker compose restart anchord takes it up", "%s is down", f.iface)}
+	case !f.up:
+		return []finding{skipped("%s is down, and could not be taken up to see whether it has a link", cmp.Or(f.parent, f.iface))}
 	case !f.carrier:
 		return []finding{failure("on the Docker host, take the network's parent up, and look at its cable: ip link", "%s has no link: the interface below it is down", f.iface)}
 	}
@@ -159,7 +167,7 @@ func (p *patient) transitNetworks() []anchord.Network {
 
 func (p *patient) wraps() bool { return p.state.Identity.Scope.Helpers != "" }
 
-func checkTransit(ctx context.Context, p *patient) []finding {
+func checkTransit(_ context.Context, p *patient) []finding {
 	if blind := p.blind(); blind != nil {
 		return blind
 	}
@@ -169,7 +177,7 @@ func checkTransit(ctx context.Context, p *patient) []finding {
 	if missing := p.noticed(anchord.EventSharedMissing); missing != "" {
 		return []finding{failure("attach anchord to the network of the services", "%s", missing)}
 	}
-	answers := p.askBackends(ctx)
+	answers := p.askBackends()
 	var found []finding
 	for _, n := range p.transitNetworks() {
 		f := transitFacts{network: n, wrapped: p.wraps()}
@@ -225,7 +233,7 @@ func checkLeaks(_ context.Context, p *patient) []finding {
 		}
 	}
 	if found == nil {
-		return []finding{fine("no network leads out to the LAN by the Docker host's IPv6 address")}
+		return []finding{fine("no network that anchord is on leads out to the LAN by the Docker host's IPv6 address")}
 	}
 	return found
 }

@@ -42,24 +42,42 @@ type patient struct {
 	routes  anchord.PerFamily[[]anchord.Route]
 	linkErr error
 
-	started   bool // an anchord runs in this container, or did
-	running   *statusReport
-	runErr    error
-	asked     sync.Once
-	offer     exec.Offer
-	offered   bool
-	offerErr  error
-	heard     sync.Once
-	advert    anchord.Advert
-	advertErr error
-	pinged    sync.Once
-	answers   map[netip.Addr]answer
-	undo      []func()
+	witness
+	undo []func()
+
+	// What is asked once, for all checks that are interested.
+	discover    func() (reply, error)
+	router      func() (anchord.Advert, error)
+	askBackends func() map[netip.Addr]answer
+}
+
+// witness is the anchord of this container, and what it says.
+type witness struct {
+	started bool // it runs, or did
+	running *statusReport
+	runErr  error
+}
+
+// mode is what the anchord that runs says of its own, which an argument may have
+// given it; else the given one.
+func (w witness) mode(given string) string {
+	if w.runErr == nil && w.running != nil && slices.Contains(modes, w.running.Anchord) {
+		return w.running.Anchord
+	}
+	return given
+}
+
+func (w witness) isRunning() bool { return w.started && w.runErr == nil }
+
+// reply is a DHCP server's; without one, Address is invalid.
+type reply struct {
+	exec.Offer
+	waited time.Duration
 }
 
 // patient reads the configuration.
-func (c *examineCmd) patient() *patient {
-	p := &patient{vars: c, mode: c.Mode}
+func (c *examineCmd) patient(running witness) *patient {
+	p := &patient{vars: c, mode: c.Mode, witness: running}
 	bad := &configError{}
 	c.commonVars.check(bad)
 	switch c.Mode {
@@ -92,8 +110,8 @@ func (p *patient) close() {
 	}
 }
 
-// look asks the kernel, Docker and the running anchord at the same time, and then
-// decides as anchord would.
+// look asks the kernel and Docker at the same time, and then decides as anchord
+// would.
 func (p *patient) look(ctx context.Context) {
 	p.caps, _ = watch.Capabilities() // none are missed by nobody but the check
 	var wg sync.WaitGroup
@@ -104,7 +122,6 @@ func (p *patient) look(ctx context.Context) {
 			p.routes, p.linkErr = p.ip.Routes(ctx)
 		}
 	})
-	wg.Go(func() { p.askRunning(ctx) })
 	if p.asksDocker() {
 		wg.Go(func() { seen.Self, seen.Containers, p.dockerErr = p.askDocker(ctx) })
 	}
@@ -132,8 +149,6 @@ func (p *patient) look(ctx context.Context) {
 
 func (p *patient) asksDocker() bool { return p.mode != "service-anchor" }
 
-func (p *patient) isRunning() bool { return p.started && p.runErr == nil }
-
 // askDocker connects and looks around as the reconciler does.
 func (p *patient) askDocker(ctx context.Context) (self anchord.Self, containers []anchord.Container, err error) {
 	if p.docker, err = watch.NewDocker(p.vars.DockerHost, watch.OwnReferences()); err != nil {
@@ -156,34 +171,43 @@ func (p *patient) askDocker(ctx context.Context) (self anchord.Self, containers 
 
 // askRunning asks the anchord of this container, if there is one, for its status
 // and for what it waits for.
-func (p *patient) askRunning(ctx context.Context) {
-	if p.started = runs(p.vars.RunDir); !p.started {
-		return
+func askRunning(ctx context.Context, runDir string) (w witness) {
+	if w.started = runs(runDir); !w.started {
+		return w
 	}
-	response, err := ask(ctx, p.vars.RunDir, "/status")
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	response, err := ask(ctx, runDir, "/status")
 	if err != nil {
-		p.runErr = err
-		return
+		w.runErr = err
+		return w
 	}
 	defer response.Body.Close()
-	var report statusReport
+	w.running = &statusReport{}
 	if response.StatusCode != http.StatusOK {
-		p.runErr = errors.New("the anchord that runs here has no status")
-	} else if err := json.NewDecoder(response.Body).Decode(&report); err != nil {
-		p.runErr = err
+		w.runErr = errors.New("the anchord that runs here has no status")
+	} else {
+		w.runErr = json.NewDecoder(response.Body).Decode(w.running)
 	}
-	p.running = &report
+	return w
 }
 
-// raise takes the LAN interface up, if it is not; close undoes it.
+// raise takes the LAN interface up, if it is not; close undoes it. Where an anchord
+// runs, the interface is anchord's, and that it is down is a finding.
 func (p *patient) raise(ctx context.Context) {
 	iface := p.probed()
-	if iface == "" || !p.can(capNetAdmin) {
+	if p.started || iface == "" || !p.can(capNetAdmin) {
 		return
 	}
-	if undo, err := p.ip.Raised(ctx, iface); err == nil {
-		p.undo = append(p.undo, undo)
+	undo, err := p.ip.Raised(ctx, iface)
+	if err != nil {
+		return
 	}
+	p.undo = append(p.undo, func() {
+		if !runs(p.vars.RunDir) { // one that has started since needs it
+			undo()
+		}
+	})
 }
 
 // probed is the interface by which the LAN can be asked: the LAN interface, or
@@ -232,46 +256,54 @@ func (p *patient) address(iface string, f anchord.Family) netip.Addr {
 	return netip.Addr{}
 }
 
-// discover asks for an offer once, for all checks that are interested.
-func (p *patient) discover(ctx context.Context) (exec.Offer, bool, error) {
-	p.asked.Do(func() {
-		mac := p.state.ExtMAC
-		if link, has := p.link(p.probed()); mac == "" && has {
-			mac = link.MAC
-		}
-		p.offer, p.offered, p.offerErr = exec.Discover(ctx, p.probed(), mac, p.state.Identity.Hostname)
-	})
-	return p.offer, p.offered, p.offerErr
+// askOnce prepares what is asked once, until ctx ends.
+func (p *patient) askOnce(ctx context.Context) {
+	p.discover = sync.OnceValues(func() (reply, error) { return p.askDHCP(ctx) })
+	p.router = sync.OnceValues(func() (anchord.Advert, error) { return p.solicit(ctx) })
+	p.askBackends = sync.OnceValue(func() map[netip.Addr]answer { return p.ping(ctx) })
 }
 
-// router asks the routers of the LAN to introduce themselves, once.
-func (p *patient) router(ctx context.Context) (anchord.Advert, error) {
-	p.heard.Do(func() {
-		heard := make(chan struct{}, 1)
-		adverts := watch.Adverts{Uptime: uptime, Fire: func(anchord.Source, time.Time) {
-			select {
-			case heard <- struct{}{}:
-			default:
-			}
-		}}
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		listening := make(chan error, 1)
-		go func() { listening <- adverts.Follow(ctx) }()
-		for ctx.Err() == nil && adverts.Adverts()[p.ext()].At == 0 {
-			// It fails while the kernel still checks its own address on the link.
-			p.advertErr = p.ip.Solicit(ctx, p.ext())
-			select {
-			case p.advertErr = <-listening:
-				return
-			case <-heard:
-			case <-time.After(300 * time.Millisecond):
-			case <-ctx.Done():
-			}
+// askDHCP asks for an offer.
+func (p *patient) askDHCP(ctx context.Context) (reply, error) {
+	mac := p.state.ExtMAC
+	if link, has := p.link(p.probed()); mac == "" && has {
+		mac = link.MAC
+	}
+	began := time.Now()
+	offer, offered, err := exec.Discover(ctx, p.probed(), mac, p.state.Identity.Hostname)
+	if !offered {
+		offer = exec.Offer{}
+	}
+	return reply{offer, time.Since(began)}, err
+}
+
+// solicit asks the routers of the LAN to introduce themselves.
+func (p *patient) solicit(ctx context.Context) (anchord.Advert, error) {
+	heard := make(chan struct{}, 1)
+	adverts := watch.Adverts{Uptime: uptime, Fire: func(anchord.Source, time.Time) {
+		select {
+		case heard <- struct{}{}:
+		default:
 		}
-		if p.advert = adverts.Adverts()[p.ext()]; p.advert.At != 0 {
-			p.advertErr = nil
+	}}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	listening := make(chan error, 1)
+	go func() { listening <- adverts.Follow(ctx) }()
+	var err error
+	for ctx.Err() == nil && adverts.Adverts()[p.ext()].At == 0 {
+		// It fails while the kernel still checks its own address on the link.
+		err = p.ip.Solicit(ctx, p.ext())
+		select {
+		case err := <-listening:
+			return anchord.Advert{}, err
+		case <-heard:
+		case <-time.After(300 * time.Millisecond):
+		case <-ctx.Done():
 		}
-	})
-	return p.advert, p.advertErr
+	}
+	if advert := adverts.Adverts()[p.ext()]; advert.At != 0 {
+		return advert, nil
+	}
+	return anchord.Advert{}, err
 }

@@ -38,12 +38,7 @@ type answer struct {
 	err       error
 }
 
-// askBackends asks them all at once, and once for all checks that are interested.
-func (p *patient) askBackends(ctx context.Context) map[netip.Addr]answer {
-	p.pinged.Do(func() { p.answers = p.ping(ctx) })
-	return p.answers
-}
-
+// ping asks them all at once.
 func (p *patient) ping(ctx context.Context) map[netip.Addr]answer {
 	ctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
 	defer cancel()
@@ -79,7 +74,7 @@ func askBackend(ctx context.Context, near, far, backend netip.Addr) (a answer) {
 	return a
 }
 
-func checkWayBack(ctx context.Context, p *patient) []finding {
+func checkWayBack(_ context.Context, p *patient) []finding {
 	if blind := p.blind(); blind != nil {
 		return blind
 	}
@@ -91,7 +86,7 @@ func checkWayBack(ctx context.Context, p *patient) []finding {
 	case !p.can(capNetRaw):
 		return []finding{skipped("without NET_RAW nothing can be asked")}
 	}
-	answers := p.askBackends(ctx)
+	answers := p.askBackends()
 	if len(answers) == 0 {
 		return []finding{skipped("%s has no address yet, that clients could ask", p.state.Ext)}
 	}
@@ -130,7 +125,7 @@ func checkExposed(_ context.Context, p *patient) []finding {
 
 // noticeFixes are what to do about what a decision tells.
 var noticeFixes = map[string]string{
-	anchord.EventLabelRejected:      "correct the label, and recreate the container; its grammar: docs/configuration.md",
+	anchord.EventLabelRejected:      "correct the label, and recreate the container; its grammar: docs/labels.md",
 	anchord.EventLabelUnknown:       "correct the label's name, or remove it",
 	anchord.EventExposeConflict:     "give one of them another port, or remove it from its label",
 	anchord.EventBackendUnreachable: "attach it to the transit network, or recreate it, as said",
@@ -166,7 +161,7 @@ func judgeExposed(s anchord.State, running bool) []finding {
 		if n.Level == anchord.Error {
 			result = isFailure
 		}
-		found = append(found, finding{Result: result, Seen: n.Message, Fix: noticeFixes[n.Event]})
+		found = append(found, fault(result, noticeFixes[n.Event], "%s", n.Message))
 	}
 	return found
 }
@@ -175,16 +170,19 @@ func checkRunning(_ context.Context, p *patient) []finding {
 	if !p.started {
 		return []finding{skipped("no anchord runs in this container")}
 	}
-	return judgeRunning(p.running, p.runErr, time.Now())
+	return judgeRunning(p.running, p.runErr, p.mode, time.Now())
 }
 
 // overdue is far beyond the poll: a reconciler that has done nothing for so long
 // hangs.
 const overdue = 5
 
-func judgeRunning(r *statusReport, err error, now time.Time) []finding {
+func judgeRunning(r *statusReport, err error, mode string, now time.Time) []finding {
 	if err != nil {
 		return []finding{failure("docker compose logs anchord, then docker compose restart anchord", "anchord does not answer: %v", err)}
+	}
+	if slices.Contains(modes, r.Anchord) && r.Anchord != mode {
+		return []finding{failure("docker compose exec -e ANCHORD_MODE="+r.Anchord+" SERVICE anchord doctor", "the mode of the anchord that runs here is %s, but ANCHORD_MODE is %s: the checks are not of what runs", r.Anchord, mode)}
 	}
 	var found []finding
 	if !r.Ready {

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -140,7 +143,7 @@ func TestDoctorJudgesRights(t *testing.T) {
 
 func TestDoctorJudgesTheLAN(t *testing.T) {
 	lan := anchord.Network{ID: "1", Name: "shop_lan", Driver: "macvlan"}
-	good := lanFacts{iface: "lan0", network: lan, carrier: true, made: true, api: "1.51", asked: anchord.ModeAuto, mode: anchord.ModeDHCPRefresh}
+	good := lanFacts{iface: "lan0", network: lan, carrier: true, up: true, made: true, api: "1.51", asked: anchord.ModeAuto, mode: anchord.ModeDHCPRefresh}
 	change := func(f func(*lanFacts)) lanFacts { c := good; f(&c); return c }
 	for _, c := range []struct {
 		name   string
@@ -152,6 +155,8 @@ func TestDoctorJudgesTheLAN(t *testing.T) {
 		{"none", change(func(f *lanFacts) { f.notFound = "no LAN interface: set ANCHORD_EXT_NETWORK" }), isFailure, "ANCHORD_EXT_NETWORK"},
 		{"l3", change(func(f *lanFacts) { f.network.Driver, f.network.IPVLANMode = "ipvlan", "l3s" }), isFailure, "mode l3s"},
 		{"no link", change(func(f *lanFacts) { f.carrier = false }), isFailure, "no link"},
+		{"taken down", change(func(f *lanFacts) { f.carrier, f.up, f.running = false, false, true }), isFailure, "lan0 is down"},
+		{"down, before the start", change(func(f *lanFacts) { f.carrier, f.up = false, false }), isSkipped, "could not be taken up"},
 		{"own child to be", change(func(f *lanFacts) { f.parent, f.made = "eth0.42", false }), isOK, "made on eth0.42 when"},
 		{"own child", change(func(f *lanFacts) { f.parent = "eth0.42" }), isOK, "made by anchord on eth0.42"},
 		{"old engine", change(func(f *lanFacts) { f.api, f.mode = "1.41", anchord.ModeBootstrap }), isWarning, "engine-before-28.yaml"},
@@ -202,12 +207,13 @@ func TestDoctorJudgesTransits(t *testing.T) {
 func TestDoctorJudgesTheLANsAnswers(t *testing.T) {
 	left := int64(60)
 	lease := &leaseStatus{Family: "v4", Address: "192.0.2.7/24", Server: "192.0.2.2", Remaining: &left}
-	offer := exec.Offer{Server: netip.MustParseAddr("192.0.2.2"), Address: netip.MustParseAddr("192.0.2.7")}
+	offer := reply{Offer: exec.Offer{Server: netip.MustParseAddr("192.0.2.2"), Address: netip.MustParseAddr("192.0.2.7")}}
 	wantFinding(t, "lease", judgeDHCP(dhcpFacts{lease: lease}), isOK, "192.0.2.7/24 from 192.0.2.2, 1m0s left")
 	wantFinding(t, "endless lease", judgeDHCP(dhcpFacts{lease: &leaseStatus{Address: "192.0.2.7/24"}}), isOK, "without end")
-	wantFinding(t, "offer", judgeDHCP(dhcpFacts{offer: offer, offered: true}), isOK, "offers 192.0.2.7")
-	wantFinding(t, "silence", judgeDHCP(dhcpFacts{iface: "lan0"}), isFailure, "tcpdump")
-	wantFinding(t, "IPv6 only", judgeDHCP(dhcpFacts{iface: "lan0", other: true}), isWarning, "IPv6 address only")
+	wantFinding(t, "offer", judgeDHCP(dhcpFacts{reply: offer}), isOK, "offers 192.0.2.7")
+	wantFinding(t, "silence", judgeDHCP(dhcpFacts{iface: "lan0", reply: reply{waited: 3900 * time.Millisecond}}), isWarning, "lan0 within 4 s", "run it again", "tcpdump")
+	wantFinding(t, "silence towards anchord", judgeDHCP(dhcpFacts{iface: "lan0", running: true}), isFailure, "tcpdump")
+	wantFinding(t, "IPv6 only", judgeDHCP(dhcpFacts{iface: "lan0", running: true, other: true}), isWarning, "IPv6 address only")
 	wantFinding(t, "not asked", judgeDHCP(dhcpFacts{err: errors.New("no packets")}), isSkipped, "no packets")
 
 	router := anchord.Advert{At: time.Second, Router: netip.MustParseAddr("fe80::1")}
@@ -222,9 +228,12 @@ func TestDoctorJudgesTheLANsAnswers(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
 	wantFinding(t, "gateway", []finding{judgeGateway(gatewayFacts{gateway: addr, answers: true})}, isOK, "192.0.2.1 answers")
 	wantFinding(t, "silent gateway", []finding{judgeGateway(gatewayFacts{gateway: addr})}, isFailure, "does not answer")
-	wantFinding(t, "name server", []finding{judgeDNS(addr, "RCodeNameError", nil)}, isOK)
-	wantFinding(t, "helpless name server", []finding{judgeDNS(addr, "RCodeServerFailure", nil)}, isWarning, "ServerFailure")
-	wantFinding(t, "silent name server", []finding{judgeDNS(addr, "", errors.New("no answer"))}, isFailure, "no answer")
+	answers, silent := dnsAnswer{addr, "RCodeNameError", nil}, dnsAnswer{addr, "", errors.New("no answer")}
+	wantFinding(t, "name server", judgeDNS([]dnsAnswer{answers}, true), isOK)
+	wantFinding(t, "helpless name server", judgeDNS([]dnsAnswer{{addr, "RCodeServerFailure", nil}}, true), isWarning, "ServerFailure")
+	wantFinding(t, "silent name server", judgeDNS([]dnsAnswer{silent}, true), isFailure, "no answer")
+	wantFinding(t, "silent name server that is not needed", judgeDNS([]dnsAnswer{silent}, false), isWarning, "no answer")
+	wantFinding(t, "one of two is silent", judgeDNS([]dnsAnswer{silent, answers}, true)[:1], isWarning, "no answer")
 	wantFinding(t, "no name server", judgeNoDNS(false), isOK)
 	wantFinding(t, "no name server, internal", judgeNoDNS(true), isWarning, "ANCHORD_DNS")
 	wantFinding(t, "taken", []finding{judgeDuplicate(addr, []string{"02:00:00:00:00:01"}, nil)}, isFailure, "02:00:00:00:00:01")
@@ -257,22 +266,24 @@ func TestDoctorJudgesServices(t *testing.T) {
 	now := time.Now()
 	looked, long := now.Add(-time.Second), now.Add(-time.Hour)
 	docker := &dockerStatus{Connected: true}
-	wantFinding(t, "runs", judgeRunning(&statusReport{Ready: true, Docker: docker, Looked: &looked, PollSeconds: 30}, nil, now), isOK, "1s ago")
-	wantFinding(t, "hangs", judgeRunning(&statusReport{Ready: true, Docker: docker, Looked: &long, PollSeconds: 30}, nil, now), isFailure, "1h0m0s")
-	wantFinding(t, "waits", judgeRunning(&statusReport{Unmet: []string{"the ruleset"}, Docker: docker}, nil, now), isFailure, "the ruleset")
-	wantFinding(t, "lost Docker", judgeRunning(&statusReport{Ready: true, Docker: &dockerStatus{Error: "gone"}}, nil, now), isFailure, "gone")
-	wantFinding(t, "dead", judgeRunning(nil, errors.New("refused"), now), isFailure, "refused")
+	const mode = "network-anchor"
+	wantFinding(t, "runs", judgeRunning(&statusReport{Anchord: mode, Ready: true, Docker: docker, Looked: &looked, PollSeconds: 30}, nil, mode, now), isOK, "1s ago")
+	wantFinding(t, "hangs", judgeRunning(&statusReport{Ready: true, Docker: docker, Looked: &long, PollSeconds: 30}, nil, mode, now), isFailure, "1h0m0s")
+	wantFinding(t, "waits", judgeRunning(&statusReport{Unmet: []string{"the ruleset"}, Docker: docker}, nil, mode, now), isFailure, "the ruleset")
+	wantFinding(t, "lost Docker", judgeRunning(&statusReport{Ready: true, Docker: &dockerStatus{Error: "gone"}}, nil, mode, now), isFailure, "gone")
+	wantFinding(t, "dead", judgeRunning(nil, errors.New("refused"), mode, now), isFailure, "refused")
+	wantFinding(t, "another mode", judgeRunning(&statusReport{Anchord: "service-anchor", Ready: true}, nil, mode, now), isFailure, "docker compose exec -e ANCHORD_MODE=service-anchor SERVICE anchord doctor")
 }
 
 func TestDoctorNeverHangs(t *testing.T) {
-	if most := gatherTime + checkTime + grace; most > 5*time.Second {
-		t.Errorf("the doctor may take %v", most)
+	if most := wholeTime + grace; most >= 5*time.Second || askTime+gatherTime >= wholeTime {
+		t.Errorf("the doctor may take %v, %v of it for looking around", most, askTime+gatherTime)
 	}
 	slow := check{name: "slow", group: "g", run: func(context.Context, *patient) []finding { select {} }}
 	quick := check{name: "quick", group: "g", run: func(context.Context, *patient) []finding { return []finding{fine("seen")} }}
 	began := time.Now()
-	got := examine(t.Context(), []check{slow, slow, quick}, &patient{})
-	if took := time.Since(began); took > 4*checkTime {
+	got := examine(t.Context(), began, []check{slow, slow, quick}, &patient{})
+	if took := time.Since(began); took > 4*wholeTime {
 		t.Errorf("it took %v", took)
 	}
 	if len(got) != 3 || got[0].Result != isSkipped || got[2].Result != isOK {
@@ -308,5 +319,113 @@ func TestDoctorOfNoMode(t *testing.T) {
 	environment(t, "ANCHORD_MODE", "router")
 	if code, _, stderr := started("doctor"); code != exitUsage || !strings.Contains(stderr, "modes are network-anchor, service-anchor") {
 		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// What an argument made of a running anchord is not in the doctor's environment.
+func TestDoctorAsksTheModeOfWhatRuns(t *testing.T) {
+	dir := t.TempDir()
+	if w := askRunning(t.Context(), dir); w.started || w.isRunning() || w.mode("network-anchor") != "network-anchor" {
+		t.Errorf("nothing runs, but %+v", w)
+	}
+	listener, err := net.Listen("unix", filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := `{"anchord": "service-anchor", "ready": true}`
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, says) }))
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	defer server.Close()
+	if w := askRunning(t.Context(), dir); !w.isRunning() || w.mode("network-anchor") != "service-anchor" {
+		t.Errorf("a service-anchor runs, but %+v", w)
+	}
+	for _, says = range []string{`{"anchord": "router"}`, "nonsense"} {
+		if mode := askRunning(t.Context(), dir).mode("network-anchor"); mode != "network-anchor" {
+			t.Errorf("%s means the mode %q", says, mode)
+		}
+	}
+}
+
+// The interface of an anchord that runs is not the doctor's to take up or down.
+func TestDoctorLeavesARunningAnchordsInterface(t *testing.T) {
+	for _, running := range []bool{true, false} {
+		p := &patient{vars: &examineCmd{}, caps: 1 << capNetAdmin, links: []anchord.Link{{Name: "lo"}}, witness: witness{started: running}}
+		p.state.Ext = "lo" // which is up: nothing is done to it
+		p.raise(t.Context())
+		if got := len(p.undo) > 0; got == running {
+			t.Errorf("anchord runs: %v; the doctor has something to undo: %v", running, got)
+		}
+	}
+}
+
+func TestDoctorJudgesTheKernel(t *testing.T) {
+	var runs int
+	kernel := func(refuses func(anchord.Family, []exec.Feature) error) func(anchord.Family, ...exec.Feature) error {
+		runs = 0
+		return func(f anchord.Family, features ...exec.Feature) error {
+			runs++
+			return refuses(f, features)
+		}
+	}
+	whole := kernel(func(anchord.Family, []exec.Feature) error { return nil })
+	wantFinding(t, "whole", judgeKernel(t.Context(), whole), isOK)
+	if runs != len(anchord.Families) {
+		t.Errorf("nft ran %d times", runs)
+	}
+	noFib := kernel(func(f anchord.Family, features []exec.Feature) error {
+		if f == anchord.V6 && slices.ContainsFunc(features, func(f exec.Feature) bool { return f.Name == "fib" }) {
+			return errors.New("no such file")
+		}
+		return nil
+	})
+	wantFinding(t, "no fib", judgeKernel(t.Context(), noFib), isFailure, "refuses fib (IPv6)", "modprobe -a nft_fib nft_fib_ipv6")
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := kernel(func(anchord.Family, []exec.Feature) error { cancel(); return ctx.Err() })
+	wantFinding(t, "slow", judgeKernel(ctx, slow), isSkipped, "too slow")
+	_, missing := exec.Version(t.Context(), "a-program-that-nobody-has")
+	wantFinding(t, "no nft", judgeKernel(t.Context(), kernel(func(anchord.Family, []exec.Feature) error { return missing })), isSkipped, "nft is missing")
+}
+
+// A proxy without an engine behind it allows nothing.
+func TestDoctorOfAProxyWithoutAnEngine(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	defer server.Close()
+	calls, err := exec.NewContainers("tcp://" + server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &patient{vars: &examineCmd{}, mode: "wrap-rebinder", calls: calls}
+	defer p.close()
+	wantFinding(t, "docker", checkDocker(t.Context(), p), isFailure, "the proxy answers 503: it does not reach the engine")
+	wantFinding(t, "rights", checkRights(t.Context(), p), isSkipped, "the proxy answers 503")
+}
+
+func TestDoctorWithoutNetAdmin(t *testing.T) {
+	for _, mode := range []string{"network-anchor", "service-anchor"} {
+		p := &patient{vars: &examineCmd{}, mode: mode, witness: witness{started: true}}
+		p.state.Ext = "lan0"
+		p.routes[anchord.V4] = []anchord.Route{{Iface: "lan0", Gateway: netip.MustParseAddr("192.0.2.1")}}
+		wantFinding(t, mode, checkGateway(t.Context(), p), isSkipped, "gateway 192.0.2.1: without NET_ADMIN it cannot be asked")
+	}
+}
+
+// Settings of an interface that anchord has yet to make are nobody's.
+func TestDoctorBeforeTheInterfaceIsMade(t *testing.T) {
+	p := &patient{vars: &examineCmd{}, caps: 1 << capNetRaw, links: []anchord.Link{{Name: "lo"}}}
+	p.state.Ext, p.state.Child = "anchord-ext", &anchord.Child{Name: "anchord-ext", Parent: "lo"}
+	p.state.Transits = []anchord.Transit{{Subnets: []netip.Prefix{netip.MustParsePrefix("fd5a:1::/64")}}}
+	wantFinding(t, "ipv6", checkIPv6(t.Context(), p), isSkipped, "not made yet")
+	wantFinding(t, "router", checkRouter(t.Context(), p), isSkipped, "anchord-ext is not made yet")
+}
+
+func TestDoctorsLastLine(t *testing.T) {
+	d := diagnosis{}
+	for _, want := range []string{"Nothing is wrong.", "Nothing wrong was found; 1 check could not", "Nothing wrong was found; 2 checks could not"} {
+		if got := d.summary(); !strings.HasPrefix(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		d.add(checkOutcome{finding: skipped("")})
 	}
 }
