@@ -34,6 +34,7 @@ var imageInLab = strings.NewReplacer(
 	"image: ghcr.io/mailcow/postfix:1.80\n", "image: "+lab.ImagePostfix+"\n",
 	"image: ghcr.io/mailcow/dovecot:2.33\n", "image: "+lab.ImageDovecot+"\n",
 	"image: ghcr.io/mailcow/nginx:1.03\n", "image: "+lab.ImageNginx+"\n",
+	"image: ghcr.io/mailcow/netfilter:1.63\n", "image: "+lab.ImageRedis+"\n",
 	"image: ghcr.io/mailcow/phpfpm:1.93\n", "image: "+lab.ImagePeer+"\n",
 	"image: mariadb:10.11\n", "image: "+lab.ImagePeer+"\n",
 	"image: redis:7.4.2-alpine\n", "image: "+lab.ImageRedis+"\n",

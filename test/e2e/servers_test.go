@@ -76,6 +76,9 @@ networks:
 services:
   unbound-mailcow:
     command: ["--server=%s"]
+  netfilter-mailcow:
+    init: true
+    command: sh -c 'exec redis-cli -h $${REDIS_SLAVEOF_IP:-$$IPV4_NETWORK.249} -p $${REDIS_SLAVEOF_PORT:-6379} subscribe F2B_CHANNEL'
   postfix-mailcow:
     command: sh -c "postconf -e virtual_mailbox_domains=example.org virtual_mailbox_maps=static:all virtual_transport=lmtp:inet:dovecot:24 && exec postfix start-fg"
 `, name, s.lan.Router.Addr))
@@ -87,7 +90,7 @@ services:
 
 // mailcow is one server for who sends and who gets mail, and nothing but that.
 func mailcow(s *site) {
-	p := s.mailcow("mailcow", "IPV4_NETWORK=10.231.8\nIPV6_NETWORK=fd4d:6169:6c63:6f78::/64\n")
+	p := s.mailcow("mailcow", "IPV4_NETWORK=10.231.8\nBANS_NETWORK=10.231.18\nIPV6_NETWORK=fd4d:6169:6c63:6f78::/64\n")
 	exchange := s.mailExchange("elsewhere.example")
 	p.up()
 	addr, client := p.addr(), s.lan.Client
@@ -107,6 +110,16 @@ func mailcow(s *site) {
 			s.Errorf("ports of the Docker host are open:\n%s", ports)
 		}
 	})
+	s.step("netfilter, on the Docker host, is told whom to ban", func() {
+		s.within(patience, time.Now(), "it hears what a container says", func(ctx context.Context) error {
+			p.docker("exec", p.container("postfix-mailcow"), "redis-cli", "-h", "redis", "publish", "F2B_CHANNEL", "invalid password by "+client.Addr.String())
+			return p.logs("netfilter-mailcow", "\ninvalid password by "+client.Addr.String()+"\n")(ctx)
+		})
+	})
+	s.step("Redis, on two networks, leaves as the project", func() {
+		s.serve(client, "tcp:7000")
+		s.within(patience, time.Now(), "the client sees it", leavesAs(addr, p.enter("redis-mailcow"), "tcp", client.Addr, 7000))
+	})
 	s.step("who is banned gets no answer", func() {
 		s.ban(client)
 		s.silent(client, "tcp", addr, 25)
@@ -116,7 +129,7 @@ func mailcow(s *site) {
 // mailcowIPv6 is that Mailcow's own IPv6 network is on the LAN too, with a file
 // more.
 func mailcowIPv6(s *site) {
-	p := s.mailcow("mailcow6", "IPV4_NETWORK=10.231.9\n")
+	p := s.mailcow("mailcow6", "IPV4_NETWORK=10.231.9\nBANS_NETWORK=10.231.19\n")
 	p.write("ipv6.yaml", readExample(s.T, "mailcow/ipv6.yaml"))
 	if s.engine.old {
 		p.write("ipv6-before-28.yaml", readExample(s.T, "native/ipv6-before-28.yaml"))
@@ -372,6 +385,13 @@ services:
 	s.step("the web site's log names the visitor", func() {
 		s.within(patience, time.Now(), "the web site answers", showsNginx(s.lan.Client, addr))
 		s.within(5*time.Second, time.Now(), "its log has the client's address", p.nginxLogs("caddy", s.lan.Client))
+	})
+	s.step("Nextcloud trusts what the web site says of its visitors", func() {
+		trusted := netip.MustParsePrefix(strings.TrimSpace(p.docker("exec", p.container("app"), "printenv", "TRUSTED_PROXIES")))
+		app, _, _ := strings.Cut(p.docker("exec", p.container("caddy"), "getent", "ahostsv4", "nextcloud"), " ")
+		if !trusted.Contains(netip.MustParseAddr(app)) {
+			s.Errorf("caddy asks Nextcloud at %s, which is not of %s", app, trusted)
+		}
 	})
 	toPhone := []string{"-c", "-e", phone.Addr.String(), "-r", "7000"}
 	s.step("the other one of a call sees the project and a port of its range", func() {
