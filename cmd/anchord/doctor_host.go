@@ -139,7 +139,7 @@ func (p *patient) insideIPv6() bool {
 }
 
 // endpointSysctls is what a service's entry of the network lan needs for IPv6.
-const endpointSysctls = `in anchord's entry of the LAN network, driver_opts: {com.docker.network.endpoint.sysctls: "net.ipv6.conf.IFNAME.forwarding=0,net.ipv6.conf.IFNAME.disable_ipv6=0"} (docs/addressing.md; before Engine 28: ipv6-before-28.yaml)`
+const endpointSysctls = `in anchord's entry of the LAN network, driver_opts: {com.docker.network.endpoint.sysctls: "net.ipv6.conf.IFNAME.forwarding=0,net.ipv6.conf.IFNAME.disable_ipv6=0,net.ipv6.conf.IFNAME.ra_defrtr_metric=2048"} (docs/addressing.md; before Engine 28: ipv6-before-28.yaml)`
 
 func judgeIPv6(f ipv6Facts) []finding {
 	if !f.inside && !f.enabled {

@@ -2,12 +2,17 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/net/ipv6"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
 	"github.com/AlexCherrypi/anchord/test/peer/probe"
@@ -17,7 +22,7 @@ import (
 // files, with IPv6 in them, on different LANs. The service-anchor pattern needs a
 // host that does not filter bridged packets, as its example does.
 var (
-	nativeMatrix        = matrix("native")
+	nativeMatrix        = append(matrix("native"), scenario{"a router that advertises itself without pause", lab.LANOptions{IPv6: lab.SLAAC}, advertised})
 	serviceAnchorMatrix = matrix("service-anchor")
 )
 
@@ -355,4 +360,54 @@ func (p *project) leaves() {
 			p.Errorf("docker %s still shows %s", list[0], left)
 		}
 	}
+}
+
+// advertised starts anchord on a LAN whose router advertises itself without pause,
+// so that the kernel has its default route before Docker sets one.
+func advertised(s *site) {
+	p := s.dualStack("native", "advertised")
+	s.advertise()
+	p.up()
+	for range 5 {
+		p.up("--force-recreate", "--timeout", "1", "anchord")
+	}
+	s.within(patience, time.Now(), "anchord is ready", p.healthy)
+	for _, addr := range p.lanAddrs(addressing{v4: true, v6: true}) {
+		s.within(patience, time.Now(), fmt.Sprintf("web answers at %s", addr), answers(s.lan.Client, "tcp", addr, 80))
+	}
+}
+
+// advertise has the router send bare advertisements (RFC 4861, 4.2) until the
+// scenario ends.
+func (s *site) advertise() {
+	s.Helper()
+	conn, err := s.lan.Router.ListenPacket("ip6:ipv6-icmp", "::")
+	if err != nil {
+		s.Fatal(err)
+	}
+	var lan *net.Interface
+	if err := s.lan.Router.Do(func() (err error) { lan, err = net.InterfaceByName("eth0"); return err }); err != nil {
+		s.Fatal(err)
+	}
+	p := ipv6.NewPacketConn(conn)
+	if err := errors.Join(p.SetMulticastHopLimit(255), p.SetMulticastInterface(lan)); err != nil {
+		s.Fatal(err)
+	}
+	advert := make([]byte, 16)
+	advert[0], advert[4] = 134, 64                // router advertisement, hop limit
+	binary.BigEndian.PutUint16(advert[6:], 30*60) // router lifetime, seconds
+	all := &net.IPAddr{IP: net.ParseIP("ff02::1")}
+	var sending sync.WaitGroup
+	stop := make(chan struct{})
+	sending.Go(func() {
+		for pace := time.NewTicker(3 * time.Millisecond); ; <-pace.C {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = conn.WriteTo(advert, all)
+			}
+		}
+	})
+	s.Cleanup(func() { close(stop); sending.Wait(); _ = conn.Close() })
 }
