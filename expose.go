@@ -92,6 +92,9 @@ func parseEntry(entry string) (Exposure, string) {
 	}
 	protocol := Protocol(strings.ToLower(strings.TrimSpace(proto)))
 	if protocol != TCP && protocol != UDP {
+		if p := strings.ToLower(strings.TrimSpace(rest)); (p == "tcp" || p == "udp") && strings.Trim(proto, "0123456789:-") == "" {
+			return Exposure{}, fmt.Sprintf("the protocol comes first; write %s/%s", p, proto)
+		}
 		return Exposure{}, fmt.Sprintf("protocol %q is neither tcp nor udp", strings.TrimSpace(proto))
 	}
 	public, backend, mapped := strings.Cut(rest, ":")

@@ -52,7 +52,7 @@ func TestExposeLabelRefused(t *testing.T) {
 		{"comma at the end", "tcp/25,", "", "remove the extra comma"},
 		{"only a comma", ",", "", "remove the extra comma"},
 		{"no protocol", "25", "25", "has no protocol"},
-		{"Docker's order", "25/tcp", "25/tcp", `protocol "25" is neither tcp nor udp`},
+		{"Docker's order", "25/tcp", "25/tcp", `the protocol comes first; write tcp/25`},
 		{"unknown protocol", "sctp/25", "sctp/25", `protocol "sctp" is neither tcp nor udp`},
 		{"no port", "tcp/", "tcp/", `port "" is not a number`},
 		{"port zero", "tcp/0", "tcp/0", `port "0" is not a number from 1 to 65535`},
