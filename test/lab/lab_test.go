@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/AlexCherrypi/anchord/test/peer/probe"
 )
 
@@ -196,8 +194,8 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	macvlanPeer(t, l, lan)
-	dead := killedOwner(t, "reap")
-	mine, theirs := members(t, l.record), members(t, dead)
+	mine := members(t, l.record)
+	dead, theirs := killedOwner(t, "reap")
 	if len(mine) < 6 || len(theirs) < 4 { // init, dockerd, containerd, dnsmasq; shim, peer
 		t.Errorf("the labs' processes are only %v and %v", mine, theirs)
 	}
@@ -239,8 +237,10 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// killedOwner makes a lab in another process and kills that process.
-func killedOwner(t *testing.T, mode string) record {
+// killedOwner makes a lab in another process and kills that process. What ran
+// in the lab is looked up before, because after it any other test's Up may
+// remove the lab.
+func killedOwner(t *testing.T, mode string) (record, []processID) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "ANCHORD_LAB_ORPHAN="+mode)
@@ -252,29 +252,34 @@ func killedOwner(t *testing.T, mode string) record {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 	var id string
 	if _, err := fmt.Fscan(out, &id); err != nil {
 		t.Fatal("the other process made no lab: ", err)
-	}
-	cmd.Process.Signal(unix.SIGKILL)
-	cmd.Wait()
-	labs, err := List()
-	if err != nil || !slices.ContainsFunc(labs, func(l Info) bool { return l.ID == id && !l.Alive }) {
-		t.Fatalf("lab %s is not listed as dead: %v, %v", id, labs, err)
 	}
 	r, err := loadRecord(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	processes := members(t, r)
+	cmd.Process.Kill()
+	cmd.Wait()
+	return r, processes
 }
 
 // A kept lab survives Reap and its process, and can be opened and removed.
 func TestKeep(t *testing.T) {
 	t.Parallel()
-	kept := killedOwner(t, "keep")
+	kept, processes := killedOwner(t, "keep")
 	if err := Reap(); err != nil {
 		t.Error(err)
+	}
+	labs, err := List()
+	if err != nil || !slices.ContainsFunc(labs, func(l Info) bool { return l.ID == kept.ID && l.Keep && !l.Alive }) {
+		t.Errorf("lab %s is not listed as kept and without its owner: %v, %v", kept.ID, labs, err)
 	}
 	l, err := Open(kept.ID)
 	if err != nil {
@@ -283,9 +288,9 @@ func TestKeep(t *testing.T) {
 	if _, err := l.Client().Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
-	processes := members(t, kept)
-	if len(processes) < 4 { // init, dockerd, containerd, dnsmasq
-		t.Errorf("of the kept lab only %v run", processes)
+	running := slices.DeleteFunc(slices.Clone(processes), func(p processID) bool { return !p.alive() })
+	if len(running) < 4 { // init, dockerd, containerd, dnsmasq
+		t.Errorf("of the kept lab's %v only %v outlived its owner", processes, running)
 	}
 	if err := l.Down(); err != nil {
 		t.Error(err)
