@@ -37,6 +37,10 @@ func FamilyOf(a netip.Addr) Family {
 // PerFamily holds one value for each family, indexed by Family.
 type PerFamily[T any] [2]T
 
+// DocsURL is where the pages are that messages name: whoever reads these has the
+// image, and not the repository.
+const DocsURL = "https://github.com/AlexCherrypi/anchord/blob/main/docs/"
+
 // Protocol is a transport protocol that can be exposed.
 type Protocol string
 

@@ -25,6 +25,8 @@ const (
 	EventSharedMissing        = "network.shared_missing"
 	EventSubnetClash          = "network.subnet_clash"
 	EventSharedPicked         = "network.shared_picked"
+	EventForwardingOff        = "network.forwarding_off"
+	EventGatewayForeign       = "network.gateway_foreign"
 	EventNoBackends           = "expose.no_backends"
 	EventExposeConflict       = "expose.conflict"
 	EventBackendUnreachable   = "expose.backend_unreachable"
@@ -117,6 +119,8 @@ var EventGroups = []EventGroup{
 		{EventTransitMissing, at(Warn), "a network's interface is not there (yet)", "nothing, if it goes away by itself"},
 		{EventSharedMissing, at(Error), "only the LAN is attached, or not `ANCHORD_SHARED_NETWORK`", "attach anchord to the services' network"},
 		{EventSubnetClash, at(Error), "the LAN's addresses and a network's inside overlap: only one of both can be reached", "give the network another subnet"},
+		{EventForwardingOff, at(Error), "the kernel of anchord's container sends no packets on", "the `sysctls` line that `msg` names"},
+		{EventGatewayForeign, at(Warn), "the containers of a network have the Docker host as their gateway, and at least one of those exposed has no service-anchor", "the network option `inhibit_ipv4`, or a service-anchor; `anchord doctor` tells whether clients get through"},
 		{EventSharedPicked, at(Info), "backend addresses are read on another network from now on", ""},
 	}},
 	{"Exposed ports and rules", []EventInfo{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Labels that a container can carry.
@@ -12,6 +13,11 @@ const (
 	LabelExpose   = "anchord.expose"
 	LabelExposeV6 = "anchord.expose.v6"
 	LabelIdentity = "anchord.identity"
+)
+
+var (
+	knownLabels = []string{LabelExpose, LabelExposeV6, LabelIdentity}
+	ownLabels   = []string{LabelManagedBy, labelRecipe, labelReplaces}
 )
 
 // Exposure is one entry of an anchord.expose label: the public ports
@@ -141,4 +147,49 @@ func parsePort(s string) (uint16, string) {
 		return 0, fmt.Sprintf("port %q is not a number from 1 to 65535", s)
 	}
 	return uint16(n), ""
+}
+
+// likeOurs is the label that this one is most likely meant to be, if it is off by
+// no more than its separators, its case and two letters.
+func likeOurs(label string) string {
+	if len(label) > len(LabelExposeV6)+2 {
+		return "" // most labels, and each is looked at again and again
+	}
+	plain := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("_-/ ", r) {
+			return '.'
+		}
+		return unicode.ToLower(r)
+	}, label)
+	for _, known := range knownLabels {
+		if distance(plain, known, 2) <= 2 {
+			return known
+		}
+	}
+	return ""
+}
+
+// distance is how many letters have to be put in, left out or replaced to make b
+// of a (Levenshtein); more than limit, if their lengths alone tell.
+func distance(a, b string, limit int) int {
+	if d := len(a) - len(b); d > limit || -d > limit {
+		return limit + 1
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }

@@ -115,7 +115,7 @@ func (r *Rebinder) round(ctx context.Context) time.Duration {
 	}
 	switch news, over := r.failed.next(err); {
 	case news && errors.Is(err, ErrRefused):
-		r.Reporter.Event(Error, EventDockerRefused, "docker's socket proxy does not let anchord change networks, which is all that this mode is for (see docs/socket-proxy.md)", Fields{"error": err.Error()})
+		r.Reporter.Event(Error, EventDockerRefused, "docker's socket proxy does not let anchord change networks, which is all that this mode is for (see "+DocsURL+"socket-proxy.md)", Fields{"error": err.Error()})
 	case news:
 		r.Reporter.Event(Error, EventFollowFailed, err.Error(), Fields{"network": r.Network, "container": r.Target})
 	case over:

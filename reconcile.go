@@ -171,6 +171,7 @@ type Reconciler struct {
 	Reporter   Reporter
 	Boot       string
 	Uptime     func() time.Duration // since boot
+	Forwards   func(Family) bool    // whether the kernel sends a family's packets on
 	Trigger    *Trigger
 
 	seen       Observation
@@ -292,6 +293,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 func (r *Reconciler) look(ctx context.Context, source Source) error {
 	r.seen.Now, r.seen.Boot, r.seen.Adverts = r.Uptime(), r.Boot, r.Adverts.Adverts()
 	r.seen.Templates = r.Overrides.Templates()
+	for _, f := range Families {
+		r.seen.Stuck[f] = !r.Forwards(f)
+	}
 	err := r.lookAtKernel(ctx, source)
 	r.lookAtLeases(source)
 	return err

@@ -491,10 +491,10 @@ func (r *Repairer) report(p Repair, err error, e *episode) (done bool) {
 // lost says what does not work without a right.
 var lost = map[RepairAction]string{
 	RepairStart:    "docker's socket proxy does not let anchord start containers: those that were made before the container whose network namespace they join have to be started by hand (allow POST on containers/{id}/start, or set ANCHORD_AUTOSTART_SIBLINGS=false)",
-	RepairMake:     "docker's socket proxy does not let anchord make containers: there is no managed service-anchor (see docs/socket-proxy.md, or unset ANCHORD_MANAGED_SA_TARGET)",
-	RepairRecreate: "docker's socket proxy does not let anchord recreate containers: those in a network namespace that is gone have to be recreated by hand (see docs/socket-proxy.md; with ANCHORD_AUTOFIX_DEAD_NETNS=false a network-anchor does not try)",
-	RepairFinish:   "docker's socket proxy does not let anchord recreate containers: an interrupted recreation has to be ended by hand (see docs/socket-proxy.md)",
-	RepairDiscard:  "docker's socket proxy does not let anchord remove containers: what an interrupted recreation left has to be removed by hand (see docs/socket-proxy.md)",
+	RepairMake:     "docker's socket proxy does not let anchord make containers: there is no managed service-anchor (see " + DocsURL + "socket-proxy.md, or unset ANCHORD_MANAGED_SA_TARGET)",
+	RepairRecreate: "docker's socket proxy does not let anchord recreate containers: those in a network namespace that is gone have to be recreated by hand (see " + DocsURL + "socket-proxy.md; with ANCHORD_AUTOFIX_DEAD_NETNS=false a network-anchor does not try)",
+	RepairFinish:   "docker's socket proxy does not let anchord recreate containers: an interrupted recreation has to be ended by hand (see " + DocsURL + "socket-proxy.md)",
+	RepairDiscard:  "docker's socket proxy does not let anchord remove containers: what an interrupted recreation left has to be removed by hand (see " + DocsURL + "socket-proxy.md)",
 }
 
 // reportDead tells of each container without a network once, when whoever broke

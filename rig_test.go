@@ -46,7 +46,8 @@ func newRig(w *world, c anchord.Config) *rig {
 	g.Reconciler = &anchord.Reconciler{
 		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Overrides: g, Tables: g,
 		Leases: g, Adverts: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
-		Uptime: func() time.Duration { return g.w.Now },
+		Uptime:   func() time.Duration { return g.w.Now },
+		Forwards: func(f anchord.Family) bool { return !g.w.Stuck[f] },
 	}
 	return g
 }

@@ -20,6 +20,7 @@ type Observation struct {
 	Unusable   PerFamily[bool]    // the client's last word was such a lease
 	Adverts    map[string]Advert  // what routers say, by interface
 	Templates  []TemplateFile     // of the operator's
+	Stuck      PerFamily[bool]    // the kernel sends no packets on
 	Now        time.Duration      // since boot
 	Boot       string
 }
@@ -151,6 +152,7 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.external()
 	d.transits()
 	d.expose()
+	d.wayThrough()
 	d.leasedAddresses()
 	d.routes()
 	d.resolvers()
@@ -371,16 +373,16 @@ func parseExposeV6(value string) (bool, error) {
 	return false, &LabelError{Label: LabelExposeV6, Entry: value, Reason: "is neither auto nor off"}
 }
 
-var (
-	knownLabels = []string{LabelExpose, LabelExposeV6, LabelIdentity}
-	ownLabels   = []string{LabelManagedBy, labelRecipe, labelReplaces}
-)
-
 func (d *decision) checkLabels(c Container) {
 	for _, label := range slices.Sorted(maps.Keys(c.Labels)) {
-		if strings.HasPrefix(label, LabelPrefix) && !slices.Contains(knownLabels, label) && !slices.Contains(ownLabels, label) {
+		switch {
+		case slices.Contains(knownLabels, label), slices.Contains(ownLabels, label):
+		case strings.HasPrefix(label, LabelPrefix):
 			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; known are: %s",
 				c.Name, label, strings.Join(knownLabels, ", "))
+		case likeOurs(label) != "":
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; is it meant to be %s?",
+				c.Name, label, likeOurs(label))
 		}
 	}
 }
@@ -397,6 +399,66 @@ func (d *decision) namespaceOf(c Container) (Container, bool) {
 		}
 	}
 	return Container{}, false
+}
+
+// wayThrough tells of what keeps packets from getting through although all that
+// is anchord's to do is done.
+func (d *decision) wayThrough() {
+	for _, f := range Families {
+		if d.o.Stuck[f] && d.hasInside(f) {
+			d.notice(Error, EventForwardingOff, "", "%s is 0: no packet gets to a service, nor out: in the service of anchord, sysctls: {%s: \"1\"}", forwardingOf[f], forwardingOf[f])
+		}
+	}
+	for _, a := range d.transitAttachments() {
+		if c := d.strayed(a.Network); c != "" {
+			d.notice(Warn, EventGatewayForeign, c, "the gateway of network %s is Docker's, and nothing is known that leads container %s to anchord: it answers clients by the Docker host, if at all; give the network the driver option com.docker.network.bridge.inhibit_ipv4: \"true\", or the container a service-anchor; anchord doctor asks it", a.Network.Name, c)
+		}
+	}
+}
+
+// forwardingOf are the kernel's settings by which packets are sent on.
+var forwardingOf = PerFamily[string]{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"}
+
+// hasInside says whether a network towards the containers has a subnet of the
+// family.
+func (d *decision) hasInside(f Family) bool {
+	return slices.ContainsFunc(d.state.Transits, func(t Transit) bool {
+		return slices.ContainsFunc(t.Subnets, func(s netip.Prefix) bool { return FamilyOf(s.Addr()) == f })
+	})
+}
+
+// strayed names an exposed container that is reached by a network whose IPv4
+// gateway is the Docker host, and of which nothing is known that would lead it
+// to anchord: no other network, and no service-anchor.
+func (d *decision) strayed(n Network) string {
+	if n.Internal || n.vacant(V4) {
+		return ""
+	}
+	for _, e := range d.state.Entries {
+		i := slices.IndexFunc(d.o.Containers, func(c Container) bool { return c.Name == e.Container })
+		if e.Family != V4 || i < 0 {
+			continue
+		}
+		owner, known := d.namespaceOf(d.o.Containers[i])
+		if !known || !owner.hasAddr(n.ID, e.Backend) || d.ledHere(owner) {
+			continue
+		}
+		return e.Container
+	}
+	return ""
+}
+
+// ledHere says whether a container has a network whose gateway is anchord, or
+// shares its network namespace with a container of anchord's own image.
+func (d *decision) ledHere(owner Container) bool {
+	for _, n := range d.o.Self.Networks {
+		if _, on := owner.endpoint(n.ID); on && n.vacant(V4) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(d.o.Containers, func(c Container) bool {
+		return (c.ID == owner.ID || owner.Is(c.NamespaceOf)) && (c.ImageID == d.o.Self.ImageID || c.Labels[LabelManagedBy] != "")
+	})
 }
 
 // mapPorts gives each port to the oldest container that asks for it.

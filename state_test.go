@@ -99,6 +99,15 @@ func TestWhoIsExposed(t *testing.T) {
 			c := w.run("web", "tcp/80", "shop_transit=10.213.0.5")
 			c.Labels["anchord.expsoe"], c.Labels["anchord.identity"], c.Labels["anchordish"] = "tcp/81", "shop", "x"
 		}, []string{"v4 tcp/80 > 10.213.0.5 80 web by transit0"}, [][]string{{anchord.EventLabelUnknown, "container web", `"anchord.expsoe"`, "anchord.expose"}}},
+		{"label that is nearly anchord's", func(w *world) {
+			w.run("web", "", "shop_transit=10.213.0.5").Labels["Anchor-expose"] = "tcp/80"
+		}, nil, [][]string{{anchord.EventLabelUnknown, "container web", `"Anchor-expose"`, "is it meant to be anchord.expose?"}}},
+		{"labels of others", func(w *world) {
+			c := w.run("web", "tcp/80", "shop_transit=10.213.0.5")
+			for _, label := range []string{"", "expose", "traefik.enable", "anchore.policy", "com.docker.compose.service", "org.expose", "anch\xff.\x00"} {
+				c.Labels[label] = "tcp/80"
+			}
+		}, []string{"v4 tcp/80 > 10.213.0.5 80 web by transit0"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := usual()
@@ -188,6 +197,54 @@ func TestPortConflicts(t *testing.T) {
 			if s.Conflicts != conflicts {
 				t.Errorf("%d conflicts counted, want %d", s.Conflicts, conflicts)
 			}
+		})
+	}
+}
+
+// What anchord cannot put right itself is told where it is at hand.
+func TestWhatKeepsPacketsFromGettingThrough(t *testing.T) {
+	foreign := []string{anchord.EventGatewayForeign, "network side", "container web", "inhibit_ipv4"}
+	for _, tt := range []struct {
+		name    string
+		set     func(*world)
+		notices [][]string
+	}{
+		{"IPv4 is not sent on", func(w *world) { w.Stuck[anchord.V4] = true }, [][]string{{anchord.EventForwardingOff, `sysctls: {net.ipv4.ip_forward: "1"}`}}},
+		{"IPv6 is not sent on, and not used", func(w *world) { w.Stuck[anchord.V6] = true }, nil},
+		{"IPv6 is not sent on", func(w *world) {
+			w.Stuck[anchord.V6] = true
+			w.Self.Networks[1].Pools = append(w.Self.Networks[1].Pools, pool("fd5a:1::/64", ""))
+		}, [][]string{{anchord.EventForwardingOff, `sysctls: {net.ipv6.conf.all.forwarding: "1"}`}}},
+		{"Docker's gateway", func(w *world) { w.run("web", "tcp/80", "side=10.5.0.5") }, [][]string{foreign}},
+		{"Docker's gateway, nothing exposed there", func(w *world) { w.run("web", "", "side=10.5.0.5") }, nil},
+		{"Docker's gateway, and two of three with a service-anchor", func(w *world) {
+			w.run("web", "tcp/80", "side=10.5.0.5")
+			w.run("a", "tcp/81", "side=10.5.0.6").ImageID = "anchord"
+			w.run("b", "tcp/82", "side=10.5.0.7")
+			w.run("b-anchor", "").NamespaceOf = "b"
+			w.Containers[3].ImageID = "anchord"
+		}, [][]string{foreign}},
+		{"Docker's gateway, service-anchors", func(w *world) {
+			w.run("web", "tcp/80", "side=10.5.0.5")
+			c := w.run("anchor", "")
+			c.NamespaceOf, c.Labels[anchord.LabelManagedBy] = "web", "x"
+			w.run("owner", "", "side=10.5.0.6").ImageID = "anchord"
+			w.run("app", "tcp/81").NamespaceOf = "owner"
+		}, nil},
+		{"internal", func(w *world) {
+			w.Self.Networks[2].Internal = true
+			w.run("web", "tcp/80", "side=10.5.0.5")
+		}, nil},
+		{"on a network of anchord's too", func(w *world) { w.run("web", "tcp/80", "side=10.5.0.5", "shop_transit=10.213.0.5") }, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := usual()
+			w.attach(bridge("side", "10.5.0.0/24"), "side0", "02:42:aa:00:00:09", "10.5.0.2/24")
+			w.Self.ImageID = "anchord"
+			w.run("other", "tcp/1", "shop_transit=10.213.0.6").ImageID = "other"
+			tt.set(w)
+			s, _ := w.decide(t, auto(), anchord.Memory{})
+			wantNotices(t, s, tt.notices...)
 		})
 	}
 }

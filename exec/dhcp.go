@@ -228,7 +228,7 @@ func (d *DHCP) exited(f anchord.Family, err error, again time.Duration) {
 	last := d.clients[f].lastLine
 	message := "the DHCP client failed; starting it again"
 	if strings.Contains(last, "no lease") {
-		message = "no DHCP server answered; asking again"
+		message = "no DHCP server answered; asking again (is there one on the LAN, and is the network's parent the host's interface there? anchord doctor looks)"
 	}
 	d.Observe(anchord.Warn, anchord.EventDHCPFailed, message, d.fields(f, anchord.Fields{
 		"again_in_s": again.Round(100 * time.Millisecond).Seconds(), "error": err.Error(), "client": last,

@@ -111,6 +111,16 @@ func Answers(ctx context.Context, from, to netip.Addr) (bool, error) {
 	return false, nil
 }
 
+// Connects says why a TCP connection is not accepted; one that is ends at once.
+func Connects(ctx context.Context, to netip.AddrPort) error {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
 // Reaches has the kernel ask anew for a neighbour, and says whether it answers
 // before ctx ends.
 func (i IP) Reaches(ctx context.Context, iface string, addr netip.Addr) (bool, error) {

@@ -62,7 +62,7 @@ func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
 	if err != nil {
 		return anchord.Self{}, err
 	}
-	self := anchord.Self{Container: anchord.Container{ID: raw.ID, Name: strings.TrimPrefix(raw.Name, "/"), Labels: raw.Config.Labels}}
+	self := anchord.Self{Container: anchord.Container{ID: raw.ID, Name: strings.TrimPrefix(raw.Name, "/"), Labels: raw.Config.Labels, ImageID: raw.Image}}
 	if raw.NetworkSettings != nil {
 		self.Endpoints = endpoints(raw.NetworkSettings.Networks)
 	}
@@ -184,7 +184,7 @@ func missingOwners(containers []anchord.Container) filters.Args {
 }
 
 func readContainer(c container.Summary) anchord.Container {
-	out := anchord.Container{ID: c.ID, Created: time.Unix(c.Created, 0), Labels: c.Labels}
+	out := anchord.Container{ID: c.ID, Created: time.Unix(c.Created, 0), Labels: c.Labels, ImageID: c.ImageID, Published: published(c.Ports)}
 	if len(c.Names) > 0 {
 		out.Name = strings.TrimPrefix(c.Names[0], "/")
 	}
@@ -195,6 +195,20 @@ func readContainer(c container.Summary) anchord.Container {
 		out.Endpoints = endpoints(c.NetworkSettings.Networks)
 	}
 	return out
+}
+
+// published are the ports that are published where others than the Docker host
+// itself reach them.
+func published(ports []container.Port) []string {
+	var list []string
+	for _, p := range ports {
+		host, err := netip.ParseAddr(p.IP)
+		if p.PublicPort != 0 && err == nil && !host.IsLoopback() {
+			list = append(list, fmt.Sprintf("%s->%d/%s", netip.AddrPortFrom(host, p.PublicPort), p.PrivatePort, p.Type))
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint {

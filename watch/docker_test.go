@@ -22,7 +22,12 @@ import (
 func TestContainerAsDockerListsIt(t *testing.T) {
 	raw := container.Summary{
 		ID: strings.Repeat("c", 64), Names: []string{"/shop-web-1", "/other/alias"}, Created: 1700000000,
-		Labels: map[string]string{"anchord.expose": "tcp/80"},
+		Labels: map[string]string{"anchord.expose": "tcp/80"}, ImageID: "sha256:1",
+		Ports: []container.Port{
+			{IP: "::", PrivatePort: 80, PublicPort: 8080, Type: "tcp"}, {IP: "0.0.0.0", PrivatePort: 80, PublicPort: 8080, Type: "tcp"},
+			{IP: "127.0.0.1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"}, {IP: "::1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"},
+			{PrivatePort: 82, Type: "udp"},
+		},
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{
 			"shop_transit": {NetworkID: "n1", MacAddress: "02:42:AC:1F:00:05", IPAddress: "10.213.0.5", GlobalIPv6Address: "fd5a:1::5"},
 			"not-attached": {NetworkID: ""},
@@ -32,6 +37,7 @@ func TestContainerAsDockerListsIt(t *testing.T) {
 	raw.HostConfig.NetworkMode = "shop_transit"
 	want := anchord.Container{
 		ID: raw.ID, Name: "shop-web-1", Created: time.Unix(1700000000, 0), Labels: raw.Labels,
+		ImageID: "sha256:1", Published: []string{"0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp"},
 		Endpoints: []anchord.Endpoint{{
 			NetworkID: "n1", Network: "shop_transit", MAC: "02:42:ac:1f:00:05",
 			Addrs: anchord.PerFamily[netip.Addr]{netip.MustParseAddr("10.213.0.5"), netip.MustParseAddr("fd5a:1::5")},

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/AlexCherrypi/anchord"
 )
 
 // Capabilities are the effective ones of this process, by number
@@ -38,6 +40,17 @@ func Sysctl(name string) (int, error) {
 		return 0, err
 	}
 	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// Forwards says whether the kernel sends packets of a family on. Where it does not
+// let that be seen, it counts as so.
+func Forwards(f anchord.Family) bool {
+	name := "net/ipv4/ip_forward"
+	if f == anchord.V6 {
+		name = "net/ipv6/conf/all/forwarding"
+	}
+	value, err := Sysctl(name)
+	return err != nil || value != 0
 }
 
 // AskDNS asks a name server for the name servers of the root, which every one of

@@ -93,7 +93,7 @@ const (
 	grace      = 400 * time.Millisecond  // for a check to tell that its time is over
 )
 
-func (c *examineCmd) Run(ctx context.Context, stdout io.Writer) error {
+func (c *examineCmd) Run(ctx context.Context, stdout io.Writer, strays strayVars) error {
 	if !slices.Contains(modes, c.Mode) {
 		return &configError{faults: []string{fmt.Sprintf("ANCHORD_MODE=%q: unknown mode; modes are %s", c.Mode, strings.Join(modes, ", "))}}
 	}
@@ -103,6 +103,7 @@ func (c *examineCmd) Run(ctx context.Context, stdout io.Writer) error {
 		c.Mode = running.mode(c.Mode)
 	}
 	p := c.patient(running)
+	p.warnings = append(p.warnings, strays...)
 	defer p.close()
 	looking, cancel := context.WithTimeout(ctx, gatherTime)
 	p.look(looking)
@@ -239,14 +240,14 @@ func (d diagnosis) summary() string {
 	case d.Failures+d.Warnings == 0:
 		return fmt.Sprintf("Nothing wrong was found; %d checks could not be made or do not apply.", d.Skipped)
 	}
-	return fmt.Sprintf("%s, %s. What each check means: docs/doctor.md", plural(d.Failures, "failure"), plural(d.Warnings, "warning"))
+	return fmt.Sprintf("%s, %s. What each check means: %sdoctor.md", plural(d.Failures, "failure", "failures"), plural(d.Warnings, "warning", "warnings"), anchord.DocsURL)
 }
 
-func plural(n int, what string) string {
+func plural(n int, one, more string) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 " + one
 	}
-	return strconv.Itoa(n) + " " + what + "s"
+	return strconv.Itoa(n) + " " + more
 }
 
 // clean writes out what could play with a terminal: names are others' to give.

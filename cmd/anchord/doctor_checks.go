@@ -82,6 +82,12 @@ func checks() []check {
 			"`modprobe -a` on the Docker host, with the modules that are named.", checkKernel,
 		},
 		{
+			"templates", groupContainer, inNetworkAnchor,
+			"Whether the templates in `ANCHORD_TEMPLATE_DIR` can be used: rendered for the project as it is, and checked by `nft`.",
+			"One that cannot has the whole directory refused: the rules are then those accepted last, or anchord's own.",
+			"The file and line that are named; [templates](templates.md) has what there is.", checkTemplates,
+		},
+		{
 			"docker", groupDocker, withDocker,
 			"Whether Docker answers, and each call that reads. `/version` is not among them: anchord does not need it.",
 			"Where reading is refused, nothing is exposed. Where only the events are, changes are seen on the poll.",
@@ -164,6 +170,18 @@ func checks() []check {
 			"What the labels ask for, and what of it is refused.",
 			"A label with a mistake exposes nothing; of two containers with one port, the older has it.",
 			"Correct the label that is named.", checkExposed,
+		},
+		{
+			"published", groupServices, inNetworkAnchor,
+			"Exposed containers with `ports:`, which are on an address of the Docker host too.",
+			"Who comes by the host reaches them past anchord, often with the host's address in their logs.",
+			"Remove `ports:`, or bind it to 127.0.0.1.", checkPublished,
+		},
+		{
+			"listening", groupServices, inNetworkAnchor,
+			"Whether a connection to each exposed TCP port, the first of each range, is accepted. It is closed at once; of UDP ports nothing can be known.",
+			"A server that listens on 127.0.0.1 of its container, or on another port, refuses everybody.",
+			"The server's own configuration, or the port in the label.", checkListening,
 		},
 		{
 			"way-back", groupServices, inNetworkAnchor,

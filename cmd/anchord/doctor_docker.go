@@ -62,7 +62,7 @@ var (
 )
 
 func allowFix(block string) string {
-	return "allow it in the socket proxy: docs/socket-proxy.md, " + block
+	return "allow it in the socket proxy: " + anchord.DocsURL + "socket-proxy.md, " + block
 }
 
 // readRights is what each mode that asks Docker needs in any case.
@@ -130,7 +130,7 @@ const dockerFix = `in the service of anchord, volumes: ["/var/run/docker.sock:/v
 func judgeDocker(host, api string, statuses map[call]int, err error) []finding {
 	switch {
 	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EACCES):
-		return []finding{failure("run anchord as root in its container, without userns remapping, or use a socket proxy (docs/socket-proxy.md)", "no permission for %s", host)}
+		return []finding{failure("run anchord as root in its container, without userns remapping, or use a socket proxy ("+anchord.DocsURL+"socket-proxy.md)", "no permission for %s", host)}
 	case err != nil:
 		return []finding{failure(dockerFix, "docker does not answer at %s: %v", host, rootCause(err))}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/AlexCherrypi/anchord"
 	"github.com/AlexCherrypi/anchord/exec"
+	"github.com/AlexCherrypi/anchord/templates"
 	"github.com/AlexCherrypi/anchord/watch"
 )
 
@@ -28,7 +29,7 @@ func judgeConfiguration(faults, warnings []string) []finding {
 		found = append(found, failure("correct the variable; anchord MODE --help lists all of them", "%s", f))
 	}
 	for _, w := range warnings {
-		found = append(found, warning("remove one of the variables, or correct it", "%s", w))
+		found = append(found, warning("remove the variable, or correct it", "%s", w))
 	}
 	if found == nil {
 		found = append(found, fine("the variables are valid"))
@@ -139,7 +140,7 @@ func (p *patient) insideIPv6() bool {
 }
 
 // endpointSysctls is what a service's entry of the network lan needs for IPv6.
-const endpointSysctls = `in anchord's entry of the LAN network, driver_opts: {com.docker.network.endpoint.sysctls: "net.ipv6.conf.IFNAME.forwarding=0,net.ipv6.conf.IFNAME.disable_ipv6=0,net.ipv6.conf.IFNAME.ra_defrtr_metric=2048"} (docs/addressing.md; before Engine 28: ipv6-before-28.yaml)`
+const endpointSysctls = `in anchord's entry of the LAN network, driver_opts: {com.docker.network.endpoint.sysctls: "net.ipv6.conf.IFNAME.forwarding=0,net.ipv6.conf.IFNAME.disable_ipv6=0,net.ipv6.conf.IFNAME.ra_defrtr_metric=2048"} (` + anchord.DocsURL + `addressing.md; before Engine 28: ipv6-before-28.yaml)`
 
 func judgeIPv6(f ipv6Facts) []finding {
 	if !f.inside && !f.enabled {
@@ -271,6 +272,53 @@ func older(a, b string) bool {
 		n, _ := strconv.Atoi(y)
 		return cmp.Compare(m, n)
 	}) < 0
+}
+
+func checkTemplates(ctx context.Context, p *patient) []finding {
+	if blind := p.blind(); blind != nil {
+		return blind
+	}
+	dir := watch.TemplateDir{Path: p.vars.TemplateDir}
+	files := dir.Templates()
+	var names, stray []string
+	for _, f := range files {
+		stray = append(stray, f.Name)
+	}
+	files = anchord.Overriding(files)
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	stray = slices.DeleteFunc(stray, func(name string) bool { return slices.Contains(names, name) })
+	if len(files) == 0 {
+		return judgeTemplates(names, stray, nil)
+	}
+	if !p.can(capNetAdmin) {
+		return []finding{skipped("without NET_ADMIN nft cannot check them")}
+	}
+	embedded, err := templates.New()
+	if err == nil {
+		_, err = overridden(ctx, embedded, files, p.state)
+	}
+	if err != nil && (exec.Missing(err) || ctx.Err() != nil) {
+		return []finding{skipped("nft did not check them: %v", err)}
+	}
+	return judgeTemplates(names, stray, err)
+}
+
+func judgeTemplates(names, stray []string, refused error) []finding {
+	var found []finding
+	switch {
+	case refused != nil:
+		found = append(found, failure("correct it, or take it away: anchord reads the directory again by itself; what templates can use: "+anchord.DocsURL+"templates.md", "the template directory is refused: %v", refused))
+	case len(names) > 0:
+		found = append(found, fine("%s can be used", strings.Join(names, ", ")))
+	case len(stray) == 0:
+		return []finding{fine("none: the rules are anchord's own")}
+	}
+	for _, name := range stray {
+		found = append(found, warning("end its name in "+anchord.TemplateSuffix+", or take it away", "the file %q in the template directory does nothing", name))
+	}
+	return found
 }
 
 func checkKernel(ctx context.Context, p *patient) []finding {

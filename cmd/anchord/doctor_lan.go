@@ -77,7 +77,7 @@ func (p *patient) lease(f anchord.Family) *leaseStatus {
 }
 
 func judgeDHCP(f dhcpFacts) []finding {
-	const fix = "on the Docker host, tcpdump -ni PARENT 'udp port 67 or udp port 68' while this runs: nothing seen, then the parent is the wrong interface; no answer seen, then look at the other end (docs/troubleshooting.md)"
+	const fix = "on the Docker host, tcpdump -ni PARENT 'udp port 67 or udp port 68' while this runs: nothing seen, then the parent is the wrong interface; no answer seen, then look at the other end (" + anchord.DocsURL + "troubleshooting.md)"
 	switch {
 	case f.lease != nil:
 		left := "without end"

@@ -36,7 +36,9 @@ type patient struct {
 	dockerErr error
 	api       string // version of Docker's API
 	self      anchord.Self
-	state     anchord.State // as anchord would decide, or has decided
+	// containers are those of the project that run.
+	containers []anchord.Container
+	state      anchord.State // as anchord would decide, or has decided
 
 	links   []anchord.Link
 	routes  anchord.PerFamily[[]anchord.Route]
@@ -126,7 +128,7 @@ func (p *patient) look(ctx context.Context) {
 		wg.Go(func() { seen.Self, seen.Containers, p.dockerErr = p.askDocker(ctx) })
 	}
 	wg.Wait()
-	p.self = seen.Self
+	p.self, p.containers = seen.Self, seen.Containers
 	if p.mode != "network-anchor" || p.dockerErr != nil || p.linkErr != nil {
 		return
 	}

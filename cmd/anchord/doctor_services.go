@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
@@ -113,6 +114,74 @@ func judgeWayBack(container string, backend netip.Addr, a answer) finding {
 	return warning("look whether it runs: docker compose ps, docker compose logs", "container %s (%s) does not answer at all", container, backend)
 }
 
+// askedPorts is how many ports are asked at most.
+const askedPorts = 64
+
+// checkListening connects from next to the services: what the way is like, other
+// checks tell.
+func checkListening(ctx context.Context, p *patient) []finding {
+	if blind := p.blind(); blind != nil {
+		return blind
+	}
+	var asked []anchord.Entry
+	for _, e := range p.state.Entries {
+		if e.Protocol == anchord.TCP && len(asked) < askedPorts && p.address(e.Iface, e.Family).IsValid() {
+			asked = append(asked, e)
+		}
+	}
+	if len(asked) == 0 {
+		return []finding{skipped("no TCP port is exposed by which a service could be asked")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+	defer cancel()
+	errs := make([]error, len(asked))
+	var wg sync.WaitGroup
+	for i, e := range asked {
+		wg.Go(func() { errs[i] = exec.Connects(ctx, netip.AddrPortFrom(e.Backend, e.Port)) })
+	}
+	wg.Wait()
+	return judgeListening(asked, errs)
+}
+
+func judgeListening(asked []anchord.Entry, errs []error) []finding {
+	var found []finding
+	for i, e := range asked {
+		switch {
+		case errors.Is(errs[i], syscall.ECONNREFUSED):
+			found = append(found, warning("have its server listen there on all addresses (0.0.0.0, [::]) and not on 127.0.0.1, or correct the label: "+anchord.LabelExpose+": \"tcp/PUBLIC:BACKEND\"", "container %s refuses tcp/%d at %s: nothing listens there (label: %s/%s)", e.Container, e.Port, e.Backend, e.Protocol, e.Ports()))
+		case errs[i] != nil:
+			found = append(found, warning("look whether it runs, and whether it has a firewall of its own: docker compose ps, docker compose logs", "container %s does not answer at tcp/%d at %s", e.Container, e.Port, e.Backend))
+		}
+	}
+	if found == nil {
+		return []finding{fine("%s accepted", plural(len(asked), "connection", "connections"))}
+	}
+	return found
+}
+
+func checkPublished(_ context.Context, p *patient) []finding {
+	if blind := p.blind(); blind != nil {
+		return blind
+	}
+	return judgePublished(p.containers, p.state.Entries)
+}
+
+func judgePublished(containers []anchord.Container, entries []anchord.Entry) []finding {
+	var found []finding
+	for _, c := range containers {
+		exposed := slices.ContainsFunc(entries, func(e anchord.Entry) bool {
+			return e.Container == c.Name || slices.ContainsFunc(c.Endpoints, func(at anchord.Endpoint) bool { return at.Addrs[e.Family] == e.Backend })
+		})
+		if exposed && len(c.Published) > 0 {
+			found = append(found, warning(`remove ports: from its service, or bind it to the host alone ("127.0.0.1:8080:80")`, "container %s has ports on the Docker host too: %s", c.Name, strings.Join(c.Published, ", ")))
+		}
+	}
+	if found == nil {
+		return []finding{fine("no exposed container is on the Docker host's addresses too")}
+	}
+	return found
+}
+
 func checkExposed(_ context.Context, p *patient) []finding {
 	if blind := p.blind(); blind != nil {
 		return blind
@@ -125,7 +194,7 @@ func checkExposed(_ context.Context, p *patient) []finding {
 
 // noticeFixes are what to do about what a decision tells.
 var noticeFixes = map[string]string{
-	anchord.EventLabelRejected:      "correct the label, and recreate the container; its grammar: docs/labels.md",
+	anchord.EventLabelRejected:      "correct the label, and recreate the container; its grammar: " + anchord.DocsURL + "labels.md",
 	anchord.EventLabelUnknown:       "correct the label's name, or remove it",
 	anchord.EventExposeConflict:     "give one of them another port, or remove it from its label",
 	anchord.EventBackendUnreachable: "attach it to the transit network, or recreate it, as said",
@@ -135,7 +204,7 @@ var noticeFixes = map[string]string{
 }
 
 // elsewhere are notices that other checks tell of.
-var elsewhere = []string{anchord.EventExtMissing, anchord.EventSharedMissing, anchord.EventNoBackends}
+var elsewhere = []string{anchord.EventExtMissing, anchord.EventSharedMissing, anchord.EventNoBackends, anchord.EventGatewayForeign}
 
 func judgeExposed(s anchord.State, running bool) []finding {
 	var found []finding
@@ -147,7 +216,7 @@ func judgeExposed(s anchord.State, running bool) []finding {
 	}
 	switch {
 	case len(s.Entries) > 0:
-		found = append(found, fine("%s of %s", plural(len(ports), "port or range"), plural(len(containers), "container")))
+		found = append(found, fine("%s of %s", plural(len(ports), "port or range", "ports or ranges"), plural(len(containers), "container", "containers")))
 	case !running:
 		found = append(found, skipped("no container that is exposed runs yet"))
 	default:

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -263,6 +264,19 @@ func TestDoctorJudgesServices(t *testing.T) {
 	wantFinding(t, "exposed", judgeExposed(state, true), isOK, "1 port or range of 1 container")
 	wantFinding(t, "nothing", judgeExposed(anchord.State{}, true), isWarning, anchord.LabelExpose)
 	wantFinding(t, "nothing yet", judgeExposed(anchord.State{}, false), isSkipped)
+	web := []anchord.Entry{{Protocol: "tcp", First: 443, Last: 443, Container: "web", Backend: at, Port: 8443}}
+	wantFinding(t, "listens", judgeListening(web, []error{nil}), isOK, "1 connection accepted")
+	wantFinding(t, "refuses", judgeListening(web, []error{fmt.Errorf("dialing: %w", syscall.ECONNREFUSED)}), isWarning, "refuses tcp/8443", "127.0.0.1", "tcp/443")
+	wantFinding(t, "hears nothing", judgeListening(web, []error{os.ErrDeadlineExceeded}), isWarning, "does not answer at tcp/8443")
+	publishing := anchord.Container{Name: "web", Published: []string{"0.0.0.0:443->8443/tcp"}}
+	wantFinding(t, "on the host too", judgePublished([]anchord.Container{publishing}, web), isWarning, "container web", "0.0.0.0:443->8443/tcp", "remove ports:")
+	wantFinding(t, "only on the host", judgePublished([]anchord.Container{publishing}, nil), isOK)
+	owner := anchord.Container{Name: "owner", Published: publishing.Published, Endpoints: []anchord.Endpoint{{Addrs: anchord.PerFamily[netip.Addr]{at}}}}
+	wantFinding(t, "by another's namespace", judgePublished([]anchord.Container{{Name: "web"}, owner}, web), isWarning, "container owner")
+	wantFinding(t, "no templates", judgeTemplates(nil, nil, nil), isOK, "anchord's own")
+	wantFinding(t, "templates", judgeTemplates([]string{"a.nft.tmpl"}, nil, nil), isOK, "a.nft.tmpl can be used")
+	wantFinding(t, "a stray file", judgeTemplates(nil, []string{"a.tmpl"}, nil), isWarning, `"a.tmpl"`, ".nft.tmpl")
+	wantFinding(t, "refused", judgeTemplates([]string{"a.nft.tmpl"}, nil, &anchord.TemplateError{File: "a.nft.tmpl", Line: 3, Message: "unexpected EOF"}), isFailure, "a.nft.tmpl:3: unexpected EOF")
 	now := time.Now()
 	looked, long := now.Add(-time.Second), now.Add(-time.Hour)
 	docker := &dockerStatus{Connected: true}

@@ -158,7 +158,7 @@ func withMode(args []string, variable string) ([]string, error) {
 				return args, nil
 			}
 		}
-		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, doctor, version", args[0], strings.Join(modes, ", "))
+		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, doctor, version; anchord --help says what each does", args[0], strings.Join(modes, ", "))
 	}
 	if variable == "" || (len(args) > 0 && (args[0] == "--help" || args[0] == "-h")) {
 		return args, nil

@@ -74,6 +74,14 @@ type networkAnchor struct {
 	eventsTold bool
 	ready      bool
 	dead       []anchord.Notice
+	asking     anchord.PerFamily[asking]
+}
+
+// asking is how a family's DHCP client has fared since it had a lease last.
+type asking struct {
+	since    time.Time // zero: no client was started
+	failures int
+	said     string // with the last failure
 }
 
 func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchord.RepairConfig, backoffMax time.Duration, log logger) (*networkAnchor, error) {
@@ -119,7 +127,7 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 			Ended: func(f anchord.Family) { n.noted(n.leases.MarkReleased(f, uptime(), bootID)) },
 			Lost:  func(f anchord.Family) { n.noted(n.leases.MarkLost(f, uptime(), bootID)) },
 		},
-		Reporter: n, Boot: bootID, Uptime: uptime, Trigger: n.trigger,
+		Reporter: n, Boot: bootID, Uptime: uptime, Forwards: watch.Forwards, Trigger: n.trigger,
 	}
 	repairs.Interval = config.PollInterval
 	n.repairer = &anchord.Repairer{
@@ -316,6 +324,24 @@ func (n *networkAnchor) Event(level anchord.Level, event, message string, fields
 	case anchord.EventDHCPFailed:
 		n.metrics.acquired.WithLabelValues(family, "error").Inc()
 		n.metrics.clientRestarts.WithLabelValues(family).Inc()
+	}
+	n.asks(family, level, event, message)
+}
+
+// asks notes how the DHCP clients fare, for the status.
+func (n *networkAnchor) asks(family string, level anchord.Level, event, message string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, f := range anchord.Families {
+		a := &n.asking[f]
+		switch {
+		case f.String() != family:
+		case event == anchord.EventDHCPStarted && level == anchord.Info, event == anchord.EventDHCPLost:
+			*a = asking{since: time.Now()}
+		case event == anchord.EventDHCPFailed, event == anchord.EventDHCPDeclined:
+			a.failures++
+			a.said = message
+		}
 	}
 }
 

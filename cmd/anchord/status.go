@@ -34,6 +34,7 @@ type statusReport struct {
 	Addresses []string        `json:"addresses"`
 	Mode      string          `json:"address_mode"`
 	Leases    []leaseStatus   `json:"leases"`
+	Asking    []askingStatus  `json:"asking"` // families whose DHCP client has no lease
 	Gateways  []gatewayStatus `json:"gateways"`
 	Network   string          `json:"shared_network"`
 	Exposed   []exposedStatus `json:"exposed"`
@@ -52,6 +53,12 @@ type leaseStatus struct {
 	Server    string   `json:"server"`
 	Remaining *int64   `json:"remaining_seconds"` // null: it never ends
 	DNS       []string `json:"dns"`
+}
+
+type askingStatus struct {
+	Family   string    `json:"family"`
+	Since    time.Time `json:"since"`
+	Failures int       `json:"failures"` // tries that ended without a lease
 }
 
 type gatewayStatus struct {
@@ -113,21 +120,27 @@ func (t templateStatus) line() string {
 func (n *networkAnchor) status(ctx context.Context) statusReport {
 	unmet := n.unmet()
 	n.mu.Lock()
-	o, changed, looked, dockerErr, dead := n.last, n.changed, n.looked, n.dockerErr, n.dead
+	o, changed, looked, dockerErr, dead, asking := n.last, n.changed, n.looked, n.dockerErr, n.dead, n.asking
 	n.mu.Unlock()
 	s := o.State
 	report := statusReport{
 		Anchord: "network-anchor", PollSeconds: int64(n.reconciler.Config.PollInterval.Seconds()),
 		Ready: len(unmet) == 0, Unmet: unmet,
 		Project: s.Identity.Project, Hostname: s.Identity.Hostname, Interface: s.Ext, Mode: string(s.Mode), Network: s.Shared,
-		Addresses: []string{}, Leases: []leaseStatus{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
+		Addresses: []string{}, Leases: []leaseStatus{}, Asking: []askingStatus{}, Gateways: []gatewayStatus{}, Exposed: []exposedStatus{}, Problems: []problemStatus{},
 		Docker: newDockerStatus(dockerErr), Templates: templateStatus{Overrides: append([]string{}, o.Overrides...)},
 	}
 	report.Changed, report.Looked = moment(changed), moment(looked)
 	n.fillAddresses(ctx, &report)
 	for _, f := range anchord.Families {
-		if s.Leases[f].Address.IsValid() {
+		switch a := asking[f]; {
+		case s.Leases[f].Address.IsValid():
 			report.Leases = append(report.Leases, newLeaseStatus(f, s.Leases[f]))
+		case s.Clients[f] != nil && !a.since.IsZero():
+			report.Asking = append(report.Asking, askingStatus{f.String(), a.since, a.failures})
+			if a.failures > 0 {
+				report.Problems = append(report.Problems, problemStatus{Event: anchord.EventDHCPFailed, Message: a.said})
+			}
 		}
 	}
 	for _, r := range o.Gateways() {
@@ -295,7 +308,14 @@ func (r statusReport) print(w io.Writer) error {
 		}
 		t.row("lease "+l.Family, fmt.Sprintf("%s from %s, %s", l.Address, cmp.Or(l.Server, "a DHCP server"), remaining))
 	}
-	if len(r.Leases) == 0 {
+	for _, a := range r.Asking {
+		text := "none yet, asking for " + since(a.Since)
+		if a.Failures > 0 {
+			text = fmt.Sprintf("NONE: asking for %s, %s in vain", since(a.Since), plural(a.Failures, "try", "tries"))
+		}
+		t.row("lease "+a.Family, text)
+	}
+	if len(r.Leases)+len(r.Asking) == 0 {
 		t.row("lease", "none (address mode "+orNone(r.Mode)+")")
 	}
 	for _, g := range r.Gateways {
@@ -324,7 +344,9 @@ func readiness(ready bool, unmet []string) string {
 	return "NOT READY: " + strings.Join(unmet, "; ")
 }
 
-func ago(t time.Time) string { return time.Since(t).Round(time.Second).String() + " ago" }
+func ago(t time.Time) string { return since(t) + " ago" }
+
+func since(t time.Time) string { return time.Since(t).Round(time.Second).String() }
 
 func (d *dockerStatus) String() string {
 	switch {

@@ -22,6 +22,7 @@ func everyStatus() map[string]shown {
 			Anchord: "network-anchor", Unmet: []string{"the ruleset is not in the kernel"}, Project: "mailcow", Hostname: "mailcow",
 			Interface: "lan0", MAC: "02:42:ab:da:a2:a4", Addresses: []string{"192.0.2.77/24"}, Mode: "dhcp-refresh",
 			Leases:   []leaseStatus{{"v4", "192.0.2.77/24", "192.0.2.2", &seconds, []string{"192.0.2.53"}}},
+			Asking:   []askingStatus{{"v6", at, 2}},
 			Gateways: []gatewayStatus{{"v4", "192.0.2.1", "lease"}}, Network: "mailcow_transit",
 			Exposed:  []exposedStatus{{"v4", "tcp", "25", "postfix", "10.213.0.5:25", 1234}},
 			Problems: problems, Changed: &at, Docker: &dockerStatus{Error: "gone"}, Looked: &at, PollSeconds: 30,

@@ -49,6 +49,12 @@ func reports() map[string]statusReport {
 			Templates: templateStatus{Overrides: []string{"10-only-from.nft.tmpl"}, Refused: "x.nft.tmpl:2: unexpected EOF"},
 			Problems:  []problemStatus{{Event: anchord.EventTemplateRefused, Message: "the template directory is refused: x.nft.tmpl:2: unexpected EOF"}},
 		},
+		"status-no-lease": {
+			Ready: true, Project: "shop", Hostname: "shop", Interface: "lan0", MAC: "02:00:00:00:00:01", Mode: "dhcp-refresh",
+			Asking: []askingStatus{{"v4", time.Now().Add(-80 * time.Second), 5}, {"v6", time.Now().Add(-3 * time.Second), 0}},
+			Docker: &dockerStatus{Connected: true}, Network: "shop_transit",
+			Problems: []problemStatus{{Event: anchord.EventDHCPFailed, Message: "no DHCP server answered; asking again"}},
+		},
 		"status-endless-lease": {
 			Ready: true, Project: "shop", Hostname: "shop", Interface: "lan0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.77/24"},
 			Leases: []leaseStatus{{Family: "v4", Address: "192.0.2.77/24"}}, Docker: &dockerStatus{Connected: true}, Network: "shop_transit",

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/AlexCherrypi/anchord/test/dashboard"
 	"github.com/AlexCherrypi/anchord/test/lab"
 )
 
@@ -26,7 +28,8 @@ func raise(t *testing.T, release lab.Release) *engine {
 			lab.ImageAnchord, lab.ImageNginx, lab.ImageHAProxy, lab.ImagePeer,
 			lab.ImagePostfix, lab.ImageDovecot, lab.ImageDNSmasq, lab.ImageCoturn, lab.ImageLDAP, lab.ImageRedis,
 		},
-		Log: os.Stderr,
+		Binds: []string{filepath.Dir(dashboard.Program("prometheus"))},
+		Log:   os.Stderr,
 	})
 	if err != nil {
 		t.Fatalf("engine %s: %v", release.Name, err)

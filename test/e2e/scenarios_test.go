@@ -24,6 +24,7 @@ var scenarios = []scenario{
 	{name: "looks like one host", run: looksLikeOneHost, lan: lab.LANOptions{Remote: true}},
 	{name: "label conflict", run: labelConflict},
 	{name: "malformed label", run: malformedLabel},
+	{name: "prometheus inside the project", run: prometheusInside},
 	{name: "overriding templates", run: overridingTemplates, lan: lab.LANOptions{Remote: true}},
 	{name: "least privilege", run: leastPrivilege, lan: lab.LANOptions{LeaseTime: 30 * time.Second}},
 	{name: "without NET_ADMIN", run: withoutNetAdmin},

@@ -35,7 +35,7 @@ var examples = []scenario{
 
 func examplesAreValid(s *site) {
 	for _, files := range []string{
-		"native compose.yaml", "native compose.yaml ipv6.yaml", "native compose.yaml engine-before-28.yaml ipv6.yaml ipv6-before-28.yaml",
+		"native compose.yaml", "native compose.yaml ipv6.yaml", "native compose.yaml ../monitoring/monitoring.yaml", "native compose.yaml engine-before-28.yaml ipv6.yaml ipv6-before-28.yaml",
 		"service-anchor compose.yaml", "service-anchor compose.yaml ipv6.yaml ipv6-before-28.yaml",
 		"wrap third-party.yaml", "wrap compose.yaml", "wrap compose.yaml ipv6.yaml",
 		"mailcow docker-compose.yml", "mailcow docker-compose.yml docker-compose.override.yml", "mailcow docker-compose.yml docker-compose.override.yml ipv6.yaml",

@@ -31,6 +31,7 @@ type Container struct {
 	Env         []string
 	Cmd         []string
 	ImageID     string // empty: as Image
+	Ports       []container.Port
 	Health      string // of the health check, if it has one
 	ExitCode    int
 	StartError  string // of the last start that failed
@@ -288,7 +289,7 @@ func (s *Server) summary(c *Container) container.Summary {
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Image, Created: c.Created.Unix(),
 		Labels: c.Labels, State: c.state, Status: string(c.state),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: s.endpoints(c)},
-		Mounts:          []container.MountPoint{}, Ports: []container.Port{},
+		Mounts:          []container.MountPoint{}, Ports: slices.Concat([]container.Port{}, c.Ports), ImageID: cmp.Or(c.ImageID, c.Image),
 	}
 	sum.HostConfig.NetworkMode = c.NetworkMode
 	return sum

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 
 	"github.com/AlexCherrypi/anchord/test/fakedocker"
@@ -142,6 +143,7 @@ func TestDoctorIsContentWithAHealthyProject(t *testing.T) {
 	}
 
 	web := w.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
 	a := w.anchord(noAutostart).ready()
 	ext := a.leased()
 	eventually(t, hang, w.hasOnly6(slaac(firstPrefix, derivedMAC)))
@@ -192,22 +194,23 @@ func (w *world) examinedText(env []string) string {
 
 // ailment is one thing that is broken, and what the doctor says of it.
 type ailment struct {
-	name     string
-	setup    setup
-	server   []string // more arguments of dnsmasq
-	noServer bool
-	first    func(w *world) // before anything starts
-	running  bool           // anchord runs
-	ill      func(w *world)
-	env      []string
-	command  func(w *world, cmd *exec.Cmd) // what else is changed
-	check    string
-	result   string
-	seen     string
-	fix      string
-	besides  []string // checks that it breaks too
-	cure     func(w *world)
-	cured    []string // environment
+	name      string
+	setup     setup
+	server    []string // more arguments of dnsmasq
+	noServer  bool
+	first     func(w *world) // before anything starts
+	templates bool           // there is a directory of templates
+	running   bool           // anchord runs
+	ill       func(w *world)
+	env       []string
+	command   func(w *world, cmd *exec.Cmd) // what else is changed
+	check     string
+	result    string
+	seen      string
+	fix       string
+	besides   []string // checks that it breaks too
+	cure      func(w *world)
+	cured     []string // environment
 }
 
 func TestDoctorFindsWhatIsBroken(t *testing.T) {
@@ -432,7 +435,9 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 		{
 			name: "a container has no way back", running: true,
 			ill: func(w *world) {
-				w.backend("lost", 11, "tcp/81").run("ip", "route", "delete", "default")
+				lost := w.backend("lost", 11, "tcp/81")
+				lost.serveTCP("lost", ":81")
+				lost.run("ip", "route", "delete", "default")
 			},
 			check: "way-back", result: "fail", seen: `shop-lost-1 \(10.213.0.11\) answers its neighbours, but not clients`, fix: "default route lead to anchord",
 		},
@@ -444,7 +449,7 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 		{
 			name: "two containers want one port",
 			ill: func(w *world) {
-				w.backend("new", 11, "tcp/80")
+				w.backend("new", 11, "tcp/80").serveTCP("new", ":80")
 			},
 			check: "exposed", result: "fail", seen: "shop-(new|web)-1 does not get tcp/80", fix: "another port",
 		},
@@ -466,6 +471,67 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 			check: "namespaces", result: "fail", seen: "is gone; .*shop-stuck-1", fix: "recreate",
 		},
 		{
+			name:  "nothing listens",
+			ill:   func(w *world) { w.backend("deaf", 11, "tcp/8443:443") },
+			check: "listening", result: "warn", seen: `container shop-deaf-1 refuses tcp/443 at 10.213.0.11: nothing listens there \(label: tcp/8443\)`, fix: "0.0.0.0.*127.0.0.1",
+			cure: func(w *world) { w.docker.Remove("shop-deaf-1") },
+		},
+		{
+			name: "a service drops what it is asked", running: true,
+			ill: func(w *world) {
+				w.backend("mute", 11, "tcp/81").run("nft", "add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in tcp dport 81 drop")
+			},
+			check: "listening", result: "warn", seen: "container shop-mute-1 does not answer at tcp/81 at 10.213.0.11", fix: "docker compose ps",
+			cure: func(w *world) { w.docker.Remove("shop-mute-1") },
+		},
+		{
+			name: "ports beside the label",
+			ill: func(w *world) {
+				both := w.bare("both", 11)
+				both.serveTCP("both", ":81")
+				c := both.container("tcp/81")
+				c.Ports = []container.Port{{IP: "0.0.0.0", PublicPort: 8081, PrivatePort: 81, Type: "tcp"}}
+				w.docker.AddContainer(c)
+			},
+			check: "published", result: "warn", seen: "shop-both-1 has ports on the Docker host too: 0.0.0.0:8081->81/tcp", fix: "remove ports:",
+			cure: func(w *world) { w.docker.Remove("shop-both-1") },
+		},
+		{
+			name: "a template of which nft complains", templates: true,
+			first: func(w *world) {
+				w.override("a.nft.tmpl", "{{define \"input\"}}\n\t\tmeter nonsense\n{{end}}")
+			},
+			check: "templates", result: "fail", seen: "the template directory is refused: .*a.nft.tmpl:2: .*meter nonsense", fix: "docs/templates.md",
+			cure: func(w *world) { w.withdraw("a.nft.tmpl") },
+		},
+		{
+			name: "a template that was broken while anchord runs", templates: true, running: true,
+			ill:   func(w *world) { w.override("a.nft.tmpl", `{{define "input"}}`) },
+			check: "templates", result: "fail", seen: "the template directory is refused: a.nft.tmpl:1: ", fix: "reads the directory again by itself",
+			cure: func(w *world) { w.withdraw("a.nft.tmpl") },
+		},
+		{
+			name: "a file that is no template", templates: true,
+			first: func(w *world) { w.override("a.tmpl\x1b[31m", "x") },
+			check: "templates", result: "warn", seen: `the file "a.tmpl.*" in the template directory does nothing`, fix: ".nft.tmpl",
+			cure: func(w *world) { w.withdraw("a.tmpl\x1b[31m") },
+		},
+		{
+			name: "a label that is nearly anchord's",
+			ill: func(w *world) {
+				c := w.bare("shy", 11).container("")
+				c.Labels["anchrod.expose"] = "tcp/81"
+				w.docker.AddContainer(c)
+			},
+			check: "exposed", result: "warn", seen: `shop-shy-1 has the label "anchrod.expose".*is it meant to be anchord.expose`, fix: "correct the label's name",
+			cure: func(w *world) { w.docker.Remove("shop-shy-1") },
+		},
+		{
+			name: "a mistyped variable", env: []string{"ANCHORD_POL_INTERVAL=10"},
+			check: "configuration", result: "warn", seen: "ANCHORD_POL_INTERVAL means nothing", fix: "remove the variable, or correct it",
+			cured: []string{"ANCHORD_POLL_INTERVAL=10"},
+		},
+		{
 			name: "a bad variable", env: []string{"ANCHORD_POLL_INTERVAL=often"},
 			check: "configuration", result: "fail", seen: `ANCHORD_POLL_INTERVAL="often"`, fix: "correct",
 			cured: []string{"ANCHORD_POLL_INTERVAL=10"},
@@ -480,6 +546,10 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 
 func (c ailment) test(t *testing.T) {
 	w := newWorld(t, c.setup)
+	if c.templates {
+		dir := "ANCHORD_TEMPLATE_DIR=" + w.templates()
+		c.env, c.cured = append(c.env, dir), append(c.cured, dir)
+	}
 	w.plain.start("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--user=root", "--no-resolv", "--pid-file=", "--interface=eth0", "--bind-interfaces", local)
 	if c.first != nil {
 		c.first(w)
@@ -488,6 +558,7 @@ func (c ailment) test(t *testing.T) {
 		w.startDnsmasq(c.setup.doctorsDnsmasq(c.server...)...)
 	}
 	web := w.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
 	if c.running {
 		a := w.anchord(append(c.env, noAutostart)...).ready()
 		if !c.noServer {
