@@ -24,8 +24,10 @@ func TestContainerAsDockerListsIt(t *testing.T) {
 		ID: strings.Repeat("c", 64), Names: []string{"/shop-web-1", "/other/alias"}, Created: 1700000000,
 		Labels: map[string]string{"anchord.expose": "tcp/80"}, ImageID: "sha256:1",
 		Ports: []container.Port{
-			{IP: "::", PrivatePort: 80, PublicPort: 8080, Type: "tcp"}, {IP: "0.0.0.0", PrivatePort: 80, PublicPort: 8080, Type: "tcp"},
-			{IP: "127.0.0.1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"}, {IP: "::1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"},
+			{IP: "::", PrivatePort: 80, PublicPort: 8080, Type: "tcp"},
+			{IP: "0.0.0.0", PrivatePort: 80, PublicPort: 8080, Type: "tcp"},
+			{IP: "127.0.0.1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"},
+			{IP: "::1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"},
 			{PrivatePort: 82, Type: "udp"},
 		},
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{
