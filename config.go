@@ -47,6 +47,7 @@ type Config struct {
 	SharedNetwork   string
 	DNS             DNSPolicy // ANCHORD_DNS
 	PollInterval    time.Duration
+	MetricsPort     uint16 // of ANCHORD_METRICS_ADDR, if others than ourselves reach it
 }
 
 // Identity is who the project is: which containers belong to it, and its name

@@ -476,6 +476,9 @@ func (d *decision) mapPorts(offers []offer, attached []Attachment) {
 				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", o.container.Name, e, holder.container, holder.exposure)
 				continue
 			}
+			if e.Protocol == TCP && e.First <= d.config.MetricsPort && d.config.MetricsPort <= e.Last {
+				d.notice(Warn, EventConfigWarning, o.container.Name, "%s of container %s is the port of ANCHORD_METRICS_ADDR too: the project's containers reach the service there, and not the metrics: give the metrics another port", e, o.container.Name)
+			}
 			for _, t := range targets {
 				d.state.Entries = append(d.state.Entries, t.entry(e, o.container.Name))
 			}

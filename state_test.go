@@ -201,6 +201,23 @@ func TestPortConflicts(t *testing.T) {
 	}
 }
 
+func TestMetricsOnAnExposedPort(t *testing.T) {
+	for _, tt := range []struct {
+		expose string
+		port   uint16
+		told   bool
+	}{{"tcp/9090", 9090, true}, {"tcp/9000-9100:9000", 9090, true}, {"tcp/80:9090", 9090, false}, {"udp/9090", 9090, false}, {"tcp/9090", 0, false}} {
+		w := usual()
+		w.run("web", tt.expose, "shop_transit=10.213.0.5")
+		c := auto()
+		c.MetricsPort = tt.port
+		s, _ := w.decide(t, c, anchord.Memory{})
+		if told := len(s.Notices) == 1 && s.Notices[0].Event == anchord.EventConfigWarning; told != tt.told {
+			t.Errorf("%s with the metrics on %d: %v", tt.expose, tt.port, s.Notices)
+		}
+	}
+}
+
 // What anchord cannot put right itself is told where it is at hand.
 func TestWhatKeepsPacketsFromGettingThrough(t *testing.T) {
 	foreign := []string{anchord.EventGatewayForeign, "network side", "container web", "inhibit_ipv4"}

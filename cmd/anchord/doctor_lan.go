@@ -165,7 +165,7 @@ func checkGateway(ctx context.Context, p *patient) []finding {
 	if p.mode == "service-anchor" {
 		return []finding{failure("see the check name", "there is no default route: nothing is answered, and nothing goes out")}
 	}
-	if !p.isRunning() {
+	if !p.isReady() {
 		return []finding{skipped("no gateway is known before there is a lease")}
 	}
 	return []finding{failure("have the DHCP server name the router (option 3), or set ANCHORD_EXT_GATEWAY_IP", "no gateway is known: nothing beyond the LAN is reached")}

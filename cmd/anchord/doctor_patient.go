@@ -71,6 +71,10 @@ func (w witness) mode(given string) string {
 
 func (w witness) isRunning() bool { return w.started && w.runErr == nil }
 
+// isReady says whether the anchord of this container has done its work; what it
+// has not done is no other fault.
+func (w witness) isReady() bool { return w.isRunning() && w.running != nil && w.running.Ready }
+
 // reply is a DHCP server's; without one, Address is invalid.
 type reply struct {
 	exec.Offer
@@ -86,6 +90,7 @@ func (c *examineCmd) patient(running witness) *patient {
 	case "network-anchor":
 		var more []string
 		p.config, _, p.warnings = c.networkVars.config(bad)
+		p.config.MetricsPort = c.metricsPort()
 		p.repairs, more = c.repairVars.config(bad)
 		p.warnings = append(p.warnings, more...)
 	case "service-anchor":

@@ -50,7 +50,7 @@ func (p *patient) ping(ctx context.Context) map[netip.Addr]answer {
 		far := p.address(p.ext(), f)
 		for _, b := range p.backends(f) {
 			near := p.address(b.Iface, f)
-			if !far.IsValid() || !near.IsValid() || !p.can(capNetRaw) || !p.isRunning() {
+			if !far.IsValid() || !near.IsValid() || !p.can(capNetRaw) || !p.isReady() {
 				continue
 			}
 			wg.Go(func() {
@@ -80,8 +80,8 @@ func checkWayBack(_ context.Context, p *patient) []finding {
 		return blind
 	}
 	switch {
-	case !p.isRunning():
-		return []finding{skipped("anchord does not run: no container has a way out by it yet")}
+	case !p.isReady():
+		return []finding{skipped("anchord does not run, or is not ready: no container has a way out by it yet")}
 	case len(p.state.Entries) == 0:
 		return []finding{skipped("nothing is exposed")}
 	case !p.can(capNetRaw):
@@ -200,6 +200,7 @@ var noticeFixes = map[string]string{
 	anchord.EventBackendUnreachable: "attach it to the transit network, or recreate it, as said",
 	anchord.EventSubnetClash:        "choose another subnet for the network, as said",
 	anchord.EventTransitMissing:     "wait a moment; if it stays so: docker compose up -d --force-recreate anchord",
+	anchord.EventConfigWarning:      "another port in ANCHORD_METRICS_ADDR",
 	anchord.EventDHCPIgnored:        "correct it on the DHCP server",
 }
 
@@ -239,6 +240,9 @@ func checkRunning(_ context.Context, p *patient) []finding {
 	if !p.started {
 		return []finding{skipped("no anchord runs in this container")}
 	}
+	if p.running != nil && !p.running.Ready && slices.Contains(inAnchors, p.mode) && !p.can(capNetAdmin) {
+		return []finding{skipped("anchord is not ready, and without NET_ADMIN cannot be: see the check capabilities")}
+	}
 	return judgeRunning(p.running, p.runErr, p.mode, time.Now())
 }
 
@@ -254,16 +258,15 @@ func judgeRunning(r *statusReport, err error, mode string, now time.Time) []find
 		return []finding{failure("docker compose exec -e ANCHORD_MODE="+r.Anchord+" SERVICE anchord doctor", "the mode of the anchord that runs here is %s, but ANCHORD_MODE is %s: the checks are not of what runs", r.Anchord, mode)}
 	}
 	var found []finding
-	if !r.Ready {
-		found = append(found, failure("docker compose logs anchord", "anchord is not ready: %s", strings.Join(r.Unmet, "; ")))
+	failed := slices.DeleteFunc(slices.Clone(r.Problems), func(p problemStatus) bool { return p.Event != anchord.EventReconcileFailed })
+	if unmet := onlyUnmet(r.Unmet, failed); !r.Ready && len(unmet) > 0 {
+		found = append(found, failure("docker compose logs anchord", "anchord is not ready: %s", strings.Join(unmet, "; ")))
 	}
 	if r.Docker != nil && !r.Docker.Connected {
 		found = append(found, failure("see the check docker", "anchord cannot ask Docker: %s", r.Docker.Error))
 	}
-	for _, p := range r.Problems {
-		if p.Event == anchord.EventReconcileFailed {
-			found = append(found, failure("docker compose logs anchord", "anchord could not put everything right: %s", p.Message))
-		}
+	for _, p := range failed {
+		found = append(found, failure("docker compose logs anchord", "anchord could not put everything right: %s", p.Message))
 	}
 	ago := ""
 	if r.Looked != nil {

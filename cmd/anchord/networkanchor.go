@@ -34,6 +34,7 @@ func (c *networkAnchorCmd) Run(ctx context.Context, stdout io.Writer, strays str
 	bad := &configError{}
 	c.check(bad)
 	config, backoffMax, warnings := c.networkVars.config(bad)
+	config.MetricsPort = c.metricsPort()
 	repairs, more := c.repairVars.config(bad)
 	warnings = append(warnings, more...)
 	if err := log.start("network-anchor", bad, append(warnings, strays...)); err != nil {

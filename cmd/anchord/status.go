@@ -158,7 +158,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 	if o.Err != nil {
 		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: o.Err.Error()})
 	}
-	n.fillExposed(ctx, &report, s.Entries)
+	n.fillExposed(ctx, &report, s.Entries, o.RulesetIn)
 	return report
 }
 
@@ -202,10 +202,13 @@ func newLeaseStatus(f anchord.Family, l anchord.Lease) leaseStatus {
 	return s
 }
 
-func (n *networkAnchor) fillExposed(ctx context.Context, report *statusReport, entries []anchord.Entry) {
-	counters, err := n.nft.Counters(ctx)
-	if err != nil {
-		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: err.Error()})
+func (n *networkAnchor) fillExposed(ctx context.Context, report *statusReport, entries []anchord.Entry, counted bool) {
+	var counters map[string]uint64
+	if counted {
+		var err error
+		if counters, err = n.nft.Counters(ctx); err != nil {
+			report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: err.Error()})
+		}
 	}
 	for _, e := range entries {
 		e := exposedStatus{
@@ -288,7 +291,7 @@ func readStatus(text []byte) (shown, error) {
 // print is for people, at a terminal of 80 columns.
 func (r statusReport) print(w io.Writer) error {
 	t := table{}
-	state := readiness(r.Ready, r.Unmet)
+	state := readiness(r.Ready, r.Unmet, r.Problems)
 	if n := len(r.Problems); n > 0 && r.Ready {
 		state = fmt.Sprintf("ready, but see the problems below (%d)", n)
 	}
@@ -337,11 +340,18 @@ func (r statusReport) print(w io.Writer) error {
 	return nil
 }
 
-func readiness(ready bool, unmet []string) string {
+// onlyUnmet are the conditions that no problem tells of, too.
+func onlyUnmet(unmet []string, problems []problemStatus) []string {
+	return slices.DeleteFunc(slices.Clone(unmet), func(condition string) bool {
+		return slices.ContainsFunc(problems, func(p problemStatus) bool { return strings.ReplaceAll(p.Message, "\n", "; ") == condition })
+	})
+}
+
+func readiness(ready bool, unmet []string, problems []problemStatus) string {
 	if ready {
 		return "ready"
 	}
-	return "NOT READY: " + strings.Join(unmet, "; ")
+	return "NOT READY: " + cmp.Or(strings.Join(onlyUnmet(unmet, problems), "; "), "see below")
 }
 
 func ago(t time.Time) string { return since(t) + " ago" }

@@ -68,7 +68,7 @@ func (s *serviceAnchor) status(ctx context.Context) followReport {
 
 func (r *followReport) print(w io.Writer) error {
 	t := table{}
-	t.row("service-anchor", readiness(r.Ready, r.Unmet))
+	t.row("service-anchor", readiness(r.Ready, r.Unmet, r.Problems))
 	t.row("network-anchor", printable(r.Gateway))
 	for _, a := range r.Addresses {
 		t.row("address", a)
@@ -122,7 +122,7 @@ func (r *rebinder) status() rebinderReport {
 
 func (r *rebinderReport) print(w io.Writer) error {
 	t := table{}
-	t.row(r.Anchord, readiness(r.Ready, r.Unmet))
+	t.row(r.Anchord, readiness(r.Ready, r.Unmet, nil))
 	if r.Target != "" {
 		t.row("keeps", fmt.Sprintf("%s on network %s", printable(r.Target), printable(r.Network)))
 	}

@@ -128,6 +128,15 @@ func (v commonVars) level() logrus.Level {
 	return level
 }
 
+// metricsPort is where others scrape; 0 if they cannot.
+func (v commonVars) metricsPort() uint16 {
+	addr, err := netip.ParseAddrPort(normalAddr(v.MetricsAddr))
+	if err != nil || addr.Addr().IsLoopback() {
+		return 0
+	}
+	return addr.Port()
+}
+
 // config checks everything and tells all that is wrong at once. Warnings are
 // for what is valid but surely not meant.
 func (v networkVars) config(e *configError) (c anchord.Config, backoffMax time.Duration, warnings []string) {

@@ -67,6 +67,11 @@ func withoutNetAdmin(s *site) {
 		}
 		return nil
 	})
+	if d := p.doctor("anchord"); d.Failures != 1 || d.Warnings > 0 {
+		s.Errorf("of one thing that is missing the doctor makes %d failures:\n%s", d.Failures, d.text)
+	} else {
+		p.told(d, "capabilities", "fail", "NET_ADMIN is missing")
+	}
 	// It tries again after one and after three seconds.
 	s.stays(5*time.Second, "that one error", func(context.Context) error {
 		if said := errors(); len(said) != 1 {
