@@ -268,10 +268,22 @@ func (p *project) cleanUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	p.ctx = ctx
+	p.noFalseAlarm()
 	if p.Failed() {
 		p.diagnose()
 	}
 	p.takeDown()
+}
+
+// noFalseAlarm looks for warnings of a setup that does not work: those that are
+// cleaned up here do.
+func (p *project) noFalseAlarm() {
+	log, err := try(p.engine.Docker(p.ctx, "logs", p.container("anchord")))
+	for _, event := range []string{"network.forwarding_off", "network.gateway_foreign", "label.unknown"} {
+		if err == nil && strings.Contains(log, `"event":"`+event+`"`) {
+			p.Errorf("anchord warns of %s, and yet all works", event)
+		}
+	}
 }
 
 // takeDown ends a project, if that has not been done.
