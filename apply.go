@@ -135,20 +135,29 @@ func (r *Reconciler) announce(ctx context.Context, iface string, a netip.Addr) {
 	}()
 }
 
+// announceInside announces an address, unless that was done with the MAC that its
+// interface has.
+func (r *Reconciler) announceInside(ctx context.Context, iface string, p netip.Prefix) {
+	at, mac := ifaceAddr{iface, p}, r.link(iface).MAC
+	if r.announced[at] == mac {
+		return
+	}
+	if r.announced == nil {
+		r.announced = map[ifaceAddr]string{}
+	}
+	r.announced[at] = mac
+	r.announce(ctx, iface, p.Addr())
+}
+
 // applyGateways takes the gateway addresses that Docker left vacant, and
-// announces those that Docker gave: a predecessor may have had them with another
-// MAC, or service-anchors may look for us elsewhere.
+// announces all that we have inside, once with each MAC: a predecessor may have had
+// them with another one, or service-anchors may look for us elsewhere.
 func (r *Reconciler) applyGateways(ctx context.Context) error {
 	var errs []error
 	for _, t := range r.state.Transits {
 		for _, a := range r.link(t.Iface).Addrs {
-			at, mac := ifaceAddr{t.Iface, a.Prefix}, r.link(t.Iface).MAC
-			if r.announced[at] != mac && !a.Tentative && !slices.Contains(t.Gateways, a.Prefix) {
-				if r.announced == nil {
-					r.announced = map[ifaceAddr]string{}
-				}
-				r.announced[at] = mac
-				r.announce(ctx, t.Iface, a.Prefix.Addr())
+			if !a.Tentative {
+				r.announceInside(ctx, t.Iface, a.Prefix)
 			}
 		}
 		for _, p := range t.Gateways {
@@ -161,7 +170,7 @@ func (r *Reconciler) applyGateways(ctx context.Context) error {
 				continue
 			}
 			r.wrote = true
-			r.announce(ctx, t.Iface, p.Addr())
+			r.announceInside(ctx, t.Iface, p)
 			r.Reporter.Event(Info, EventAddressAdded, "anchord is the gateway of network "+t.Network, Fields{"iface": t.Iface, "address": p.String()})
 		}
 	}

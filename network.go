@@ -71,6 +71,7 @@ func (n Network) vacant(f Family) bool {
 // Link is a network interface of the namespace as the kernel shows it.
 type Link struct {
 	Name  string
+	Index int // the kernel's, which an interface keeps for its life
 	MAC   string
 	Kind  string     // the kernel's, such as macvlan
 	Addrs []LinkAddr // of global scope
@@ -147,8 +148,9 @@ func (a Attachment) inside() PerFamily[netip.Addr] {
 
 // attachments pairs each network with its interface, by MAC, because Docker
 // numbers interfaces at random. ownMAC is the address that anchord gives the
-// ext interface, which Docker does not know of.
-func (s Self) attachments(links []Link, ownMAC string, mayBeExt func(Network) bool) []Attachment {
+// ext interface, which Docker does not know of. An interface whose MAC somebody
+// else changed is known by its index, which before has by the network's id.
+func (s Self) attachments(links []Link, before map[string]int, ownMAC string, mayBeExt func(Network) bool) []Attachment {
 	var found []Attachment
 	for _, n := range s.Networks {
 		e, attached := s.endpoint(n.ID)
@@ -162,6 +164,14 @@ func (s Self) attachments(links []Link, ownMAC string, mayBeExt func(Network) bo
 			}
 		}
 		found = append(found, a)
+	}
+	for i := range found {
+		for _, l := range links {
+			free := !slices.ContainsFunc(found, func(o Attachment) bool { return o.Link.Name == l.Name })
+			if found[i].Link.Name == "" && free && l.Index == before[found[i].Network.ID] && l.Index != 0 {
+				found[i].Link = l
+			}
+		}
 	}
 	slices.SortFunc(found, func(a, b Attachment) int { return strings.Compare(a.Network.Name, b.Network.Name) })
 	return found

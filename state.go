@@ -29,10 +29,11 @@ type Observation struct {
 // flap.
 type Memory struct {
 	Shared        Shared
-	Ext           string        // id of the ext network
-	EmptyRounds   int           // reconciles in a row without any backend
-	EmptySince    time.Duration // boot time of the first of them
-	LeasedGateway netip.Addr    // the IPv4 router that a lease named last
+	Ext           string         // id of the ext network
+	Ifaces        map[string]int // indexes of the interfaces, by the network's id
+	EmptyRounds   int            // reconciles in a row without any backend
+	EmptySince    time.Duration  // boot time of the first of them
+	LeasedGateway netip.Addr     // the IPv4 router that a lease named last
 	Leased        PerFamily[bool]
 	Lost          PerFamily[int] // leases that ended
 	Declined      time.Duration  // when the DHCPv6 lease was obtained whose address is somebody else's
@@ -186,9 +187,13 @@ func (d *decision) external() {
 	if d.config.VLANParent != "" {
 		ownMAC = "" // no interface of Docker's gets it
 	}
-	d.attached = d.o.Self.attachments(d.o.Links, ownMAC, func(n Network) bool {
+	d.attached = d.o.Self.attachments(d.o.Links, d.memory.Ifaces, ownMAC, func(n Network) bool {
 		return n.OnLAN() || n.ID == d.memory.Ext || d.config.ExtNetwork != "" && n.Called(d.config.ExtNetwork)
 	})
+	d.memory.Ifaces = map[string]int{}
+	for _, a := range d.attached {
+		d.memory.Ifaces[a.Network.ID] = a.Link.Index
+	}
 	ext, err := d.config.pickExt(d.attached, d.o.Links)
 	d.ext = ext
 	if ext.Network.ID != "" {

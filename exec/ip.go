@@ -27,6 +27,7 @@ func (i IP) Links(ctx context.Context) ([]anchord.Link, error) {
 
 func parseLinks(out []byte) ([]anchord.Link, error) {
 	var raw []struct {
+		Ifindex  int
 		Ifname   string
 		Address  string
 		LinkType string `json:"link_type"`
@@ -52,7 +53,7 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 		if r.LinkType != "ether" {
 			continue
 		}
-		l := anchord.Link{Name: r.Ifname, MAC: r.Address, Kind: r.LinkInfo.Kind}
+		l := anchord.Link{Name: r.Ifname, Index: r.Ifindex, MAC: r.Address, Kind: r.LinkInfo.Kind}
 		for _, a := range r.AddrInfo {
 			addr, err := netip.ParseAddr(a.Local)
 			if err == nil && a.Scope == "link" && addr.Is6() && !a.Tentative && !a.Duplicate {

@@ -18,8 +18,8 @@ const addressShow = `[{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP","LOWER
 func TestLinks(t *testing.T) {
 	links, err := parseLinks([]byte(addressShow))
 	want := []anchord.Link{
-		{Name: "p0", MAC: "ba:a7:f3:e4:02:a2"},
-		{Name: "eth0", MAC: "36:b7:0d:08:cd:77", Addrs: []anchord.LinkAddr{
+		{Name: "p0", Index: 2, MAC: "ba:a7:f3:e4:02:a2"},
+		{Name: "eth0", Index: 3, MAC: "36:b7:0d:08:cd:77", Addrs: []anchord.LinkAddr{
 			{Prefix: netip.MustParsePrefix("192.0.2.5/24")},
 			{Prefix: netip.MustParsePrefix("fd00::5/64"), Permanent: true},
 		}},

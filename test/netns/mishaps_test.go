@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,33 @@ func TestStopAfterTheLANInterfaceIsGone(t *testing.T) {
 	eventually(t, deadline, r.a.logs("network.ext_missing"))
 	r.a.terminate()
 	r.leftNothing(t)
+}
+
+// The MACs by which Docker knows the interfaces are changed by hand: they stay the
+// same interfaces, and the LAN's gets its own MAC back.
+func TestMACsThatSomebodyChangesAreNoOtherInterfaces(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{ipv6: true})
+	web := r.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
+	answers := r.client.answers("tcp", r.addr(80), "web "+clientIP)
+	eventually(t, deadline, answers)
+	r.box.ip("link set lan0 address 02:00:00:00:00:99\n")
+	eventually(t, deadline, func() error {
+		if out := r.box.run("ip", "link", "show", "dev", "lan0"); !strings.Contains(out, derivedMAC) {
+			return errors.New(out)
+		}
+		return nil
+	})
+	eventually(t, deadline, answers)
+	r.box.ip("link set transit0 address 02:00:00:00:00:98\n")
+	late := r.backend("late", 11, "tcp/81")
+	late.serveTCP("late", ":81")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(81), "late "+clientIP))
+	eventually(t, deadline, answers)
+	if missed := slices.Concat(r.a.entries("network.ext_missing"), r.a.entries("network.transit_missing")); len(missed) > 0 {
+		t.Errorf("an interface was missed: %v", missed)
+	}
 }
 
 func TestARouteInTheShadowOfAnotherIsFreed(t *testing.T) {
