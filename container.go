@@ -17,8 +17,6 @@ type Container struct {
 	// namespace this one shares; empty if it has its own.
 	NamespaceOf string
 	Endpoints   []Endpoint
-	ImageID     string
-	Published   []string // ports on addresses of the Docker host that others reach, as 0.0.0.0:25->25/tcp
 }
 
 // Endpoint is a container's place on one Docker network.
@@ -43,12 +41,6 @@ func (c Container) endpoint(networkID string) (Endpoint, bool) {
 		}
 	}
 	return Endpoint{}, false
-}
-
-// hasAddr says whether the container has this address on a network, by id.
-func (c Container) hasAddr(networkID string, a netip.Addr) bool {
-	e, on := c.endpoint(networkID)
-	return on && e.Addrs[FamilyOf(a)] == a
 }
 
 // Is says whether ref (a name with or without leading slash, a long id, or a

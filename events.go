@@ -26,7 +26,6 @@ const (
 	EventSubnetClash          = "network.subnet_clash"
 	EventSharedPicked         = "network.shared_picked"
 	EventForwardingOff        = "network.forwarding_off"
-	EventGatewayForeign       = "network.gateway_foreign"
 	EventNoBackends           = "expose.no_backends"
 	EventExposeConflict       = "expose.conflict"
 	EventBackendUnreachable   = "expose.backend_unreachable"
@@ -103,7 +102,7 @@ var EventGroups = []EventGroup{
 		{EventStopping, at(Info, Warn), "a step of the stop; warning: it could not be done", "on a warning, nothing: the namespace goes with the container"},
 		{EventStopped, at(Info, Error), "the end; error: it could not start, or not everything could be undone", "read `msg`"},
 		{EventConfigInvalid, at(Error), "a variable is wrong; exit code 2", "`msg` names the variable and what is accepted"},
-		{EventConfigWarning, at(Warn), "valid, but surely not meant: two settings, one of which wins, or a variable that anchord does not know", "remove one, or look for the typing error; another port for the metrics"},
+		{EventConfigWarning, at(Warn), "valid, but surely not meant: two settings, one of which wins, metrics on a port that is exposed, or a variable that anchord does not know", "remove one, or look for the typing error; another port for the metrics"},
 		{EventHealthUnavailable, at(Warn), "the metrics address or the socket cannot be listened on; all else works", "another `ANCHORD_METRICS_ADDR`"},
 		{EventChildExited, at(Warn), "`ip monitor` or `nft monitor` ended (`said`: its last words) and is started again; the same end is told once", "permissions (`NET_ADMIN`), or the image"},
 		{EventReconcileFailed, at(Error, Warn), "something could not be done; it is tried again. Warning: something beside the main work", "`msg` names the command and its error"},
@@ -119,8 +118,7 @@ var EventGroups = []EventGroup{
 		{EventTransitMissing, at(Warn), "a network's interface is not there (yet)", "nothing, if it goes away by itself"},
 		{EventSharedMissing, at(Error), "only the LAN is attached, or not `ANCHORD_SHARED_NETWORK`", "attach anchord to the services' network"},
 		{EventSubnetClash, at(Error), "the LAN's addresses and a network's inside overlap: only one of both can be reached", "give the network another subnet"},
-		{EventForwardingOff, at(Error), "the kernel of anchord's container sends no packets on", "the `sysctls` line that `msg` names"},
-		{EventGatewayForeign, at(Warn), "the containers of a network have the Docker host as their gateway, and at least one of those exposed has no service-anchor", "the network option `inhibit_ipv4`, or a service-anchor; `anchord doctor` tells whether clients get through"},
+		{EventForwardingOff, at(Error), "the kernel of anchord's container sends no packets of a family on that the LAN and the services have", "the `sysctls` line that `msg` names"},
 		{EventSharedPicked, at(Info), "backend addresses are read on another network from now on", ""},
 	}},
 	{"Exposed ports and rules", []EventInfo{

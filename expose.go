@@ -150,9 +150,9 @@ func parsePort(s string) (uint16, string) {
 }
 
 // likeOurs is the label that this one is most likely meant to be, if it is off by
-// no more than its separators, its case and two letters.
+// no more than its separators, its case and two letters, but for the first.
 func likeOurs(label string) string {
-	if len(label) > len(LabelExposeV6)+2 {
+	if label == "" || len(label) > len(LabelExposeV6)+2 || label[0] != 'a' && label[0] != 'A' {
 		return "" // most labels, and each is looked at again and again
 	}
 	plain := strings.Map(func(r rune) rune {

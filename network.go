@@ -63,11 +63,6 @@ func (n Network) VacantGateways() []netip.Prefix {
 	return vacant
 }
 
-// vacant says whether one of them is of the family.
-func (n Network) vacant(f Family) bool {
-	return slices.ContainsFunc(n.VacantGateways(), func(p netip.Prefix) bool { return FamilyOf(p.Addr()) == f })
-}
-
 // Link is a network interface of the namespace as the kernel shows it.
 type Link struct {
 	Name  string

@@ -153,8 +153,8 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.external()
 	d.transits()
 	d.expose()
-	d.wayThrough()
 	d.leasedAddresses()
+	d.forwarding()
 	d.routes()
 	d.resolvers()
 	d.strayTemplates()
@@ -406,65 +406,22 @@ func (d *decision) namespaceOf(c Container) (Container, bool) {
 	return Container{}, false
 }
 
-// wayThrough tells of what keeps packets from getting through although all that
-// is anchord's to do is done.
-func (d *decision) wayThrough() {
+// forwarding tells where the kernel sends nothing on of a family that is used, on
+// the LAN and inside: all that is anchord's to do is done, and nobody is reached.
+func (d *decision) forwarding() {
 	for _, f := range Families {
-		if d.o.Stuck[f] && d.hasInside(f) {
-			d.notice(Error, EventForwardingOff, "", "%s is 0: no packet gets to a service, nor out: in the service of anchord, sysctls: {%s: \"1\"}", forwardingOf[f], forwardingOf[f])
-		}
-	}
-	for _, a := range d.transitAttachments() {
-		if c := d.strayed(a.Network); c != "" {
-			d.notice(Warn, EventGatewayForeign, c, "the gateway of network %s is Docker's, and nothing is known that leads container %s to anchord: it answers clients by the Docker host, if at all; give the network the driver option com.docker.network.bridge.inhibit_ipv4: \"true\", or the container a service-anchor; anchord doctor asks it", a.Network.Name, c)
+		onLAN := d.state.External[f].Prefix.IsValid() || d.ext.Link.hasFamily(f)
+		inside := slices.ContainsFunc(d.state.Transits, func(t Transit) bool {
+			return slices.ContainsFunc(t.Subnets, func(s netip.Prefix) bool { return FamilyOf(s.Addr()) == f })
+		})
+		if d.o.Stuck[f] && onLAN && inside {
+			d.notice(Error, EventForwardingOff, "", "%s is 0: no IP%s packet gets to a service, nor out: in the service of anchord, sysctls: {%s: \"1\"}", forwardingOf[f], f, forwardingOf[f])
 		}
 	}
 }
 
 // forwardingOf are the kernel's settings by which packets are sent on.
 var forwardingOf = PerFamily[string]{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"}
-
-// hasInside says whether a network towards the containers has a subnet of the
-// family.
-func (d *decision) hasInside(f Family) bool {
-	return slices.ContainsFunc(d.state.Transits, func(t Transit) bool {
-		return slices.ContainsFunc(t.Subnets, func(s netip.Prefix) bool { return FamilyOf(s.Addr()) == f })
-	})
-}
-
-// strayed names an exposed container that is reached by a network whose IPv4
-// gateway is the Docker host, and of which nothing is known that would lead it
-// to anchord: no other network, and no service-anchor.
-func (d *decision) strayed(n Network) string {
-	if n.Internal || n.vacant(V4) {
-		return ""
-	}
-	for _, e := range d.state.Entries {
-		i := slices.IndexFunc(d.o.Containers, func(c Container) bool { return c.Name == e.Container })
-		if e.Family != V4 || i < 0 {
-			continue
-		}
-		owner, known := d.namespaceOf(d.o.Containers[i])
-		if !known || !owner.hasAddr(n.ID, e.Backend) || d.ledHere(owner) {
-			continue
-		}
-		return e.Container
-	}
-	return ""
-}
-
-// ledHere says whether a container has a network whose gateway is anchord, or
-// shares its network namespace with a container of anchord's own image.
-func (d *decision) ledHere(owner Container) bool {
-	for _, n := range d.o.Self.Networks {
-		if _, on := owner.endpoint(n.ID); on && n.vacant(V4) {
-			return true
-		}
-	}
-	return slices.ContainsFunc(d.o.Containers, func(c Container) bool {
-		return (c.ID == owner.ID || owner.Is(c.NamespaceOf)) && (c.ImageID == d.o.Self.ImageID || c.Labels[LabelManagedBy] != "")
-	})
-}
 
 // mapPorts gives each port to the oldest container that asks for it.
 func (d *decision) mapPorts(offers []offer, attached []Attachment) {

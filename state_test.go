@@ -218,47 +218,26 @@ func TestMetricsOnAnExposedPort(t *testing.T) {
 	}
 }
 
-// What anchord cannot put right itself is told where it is at hand.
-func TestWhatKeepsPacketsFromGettingThrough(t *testing.T) {
-	foreign := []string{anchord.EventGatewayForeign, "network side", "container web", "inhibit_ipv4"}
+// What anchord cannot put right itself is told, where it matters.
+func TestForwardingOff(t *testing.T) {
+	inside := func(w *world) {
+		w.Self.Networks[1].Pools = append(w.Self.Networks[1].Pools, pool("fd5a:1::/64", ""))
+	}
 	for _, tt := range []struct {
 		name    string
 		set     func(*world)
 		notices [][]string
 	}{
-		{"IPv4 is not sent on", func(w *world) { w.Stuck[anchord.V4] = true }, [][]string{{anchord.EventForwardingOff, `sysctls: {net.ipv4.ip_forward: "1"}`}}},
-		{"IPv6 is not sent on, and not used", func(w *world) { w.Stuck[anchord.V6] = true }, nil},
-		{"IPv6 is not sent on", func(w *world) {
-			w.Stuck[anchord.V6] = true
-			w.Self.Networks[1].Pools = append(w.Self.Networks[1].Pools, pool("fd5a:1::/64", ""))
-		}, [][]string{{anchord.EventForwardingOff, `sysctls: {net.ipv6.conf.all.forwarding: "1"}`}}},
-		{"Docker's gateway", func(w *world) { w.run("web", "tcp/80", "side=10.5.0.5") }, [][]string{foreign}},
-		{"Docker's gateway, nothing exposed there", func(w *world) { w.run("web", "", "side=10.5.0.5") }, nil},
-		{"Docker's gateway, and two of three with a service-anchor", func(w *world) {
-			w.run("web", "tcp/80", "side=10.5.0.5")
-			w.run("a", "tcp/81", "side=10.5.0.6").ImageID = "anchord"
-			w.run("b", "tcp/82", "side=10.5.0.7")
-			w.run("b-anchor", "").NamespaceOf = "b"
-			w.Containers[3].ImageID = "anchord"
-		}, [][]string{foreign}},
-		{"Docker's gateway, service-anchors", func(w *world) {
-			w.run("web", "tcp/80", "side=10.5.0.5")
-			c := w.run("anchor", "")
-			c.NamespaceOf, c.Labels[anchord.LabelManagedBy] = "web", "x"
-			w.run("owner", "", "side=10.5.0.6").ImageID = "anchord"
-			w.run("app", "tcp/81").NamespaceOf = "owner"
-		}, nil},
-		{"internal", func(w *world) {
-			w.Self.Networks[2].Internal = true
-			w.run("web", "tcp/80", "side=10.5.0.5")
-		}, nil},
-		{"on a network of anchord's too", func(w *world) { w.run("web", "tcp/80", "side=10.5.0.5", "shop_transit=10.213.0.5") }, nil},
+		{"IPv4", func(w *world) { w.Stuck[anchord.V4] = true; w.lease("192.0.2.7/24") }, [][]string{{anchord.EventForwardingOff, "no IPv4 packet", `sysctls: {net.ipv4.ip_forward: "1"}`}}},
+		{"IPv4, which the LAN does not have", func(w *world) { w.Stuck[anchord.V4] = true }, nil},
+		{"IPv6, which is nowhere", func(w *world) { w.Stuck[anchord.V6] = true }, nil},
+		{"IPv6, inside only", func(w *world) { w.Stuck[anchord.V6] = true; inside(w) }, nil},
+		{"IPv6, on the LAN only", func(w *world) { w.Stuck[anchord.V6] = true; w.lease6("2001:db8::7") }, nil},
+		{"IPv6", func(w *world) { w.Stuck[anchord.V6] = true; inside(w); w.lease6("2001:db8::7") }, [][]string{{anchord.EventForwardingOff, "no IPv6 packet", `sysctls: {net.ipv6.conf.all.forwarding: "1"}`}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := usual()
-			w.attach(bridge("side", "10.5.0.0/24"), "side0", "02:42:aa:00:00:09", "10.5.0.2/24")
-			w.Self.ImageID = "anchord"
-			w.run("other", "tcp/1", "shop_transit=10.213.0.6").ImageID = "other"
+			w.run("web", "tcp/80", "shop_transit=10.213.0.5")
 			tt.set(w)
 			s, _ := w.decide(t, auto(), anchord.Memory{})
 			wantNotices(t, s, tt.notices...)

@@ -26,6 +26,38 @@ func (c Conntrack) Flows(ctx context.Context, f anchord.Family, p anchord.Protoc
 	return lines.flows, nil
 }
 
+// Unanswered lists the TCP connections of which a packet was sent on to somebody
+// just now who has said nothing so far: who waits, as the kernel writes it, and for
+// whom.
+func (c Conntrack) Unanswered(ctx context.Context, f anchord.Family) (map[string]netip.AddrPort, error) {
+	out, err := c.Runner.Run(ctx, "", "conntrack", "-L", "-f", conntrackFamily(f), "-p", "tcp", "--state", "SYN_SENT")
+	if err != nil && !isNotFound(err) {
+		return nil, fmt.Errorf("listing unanswered connections: %w", err)
+	}
+	waiting := map[string]netip.AddrPort{}
+	for line := range strings.Lines(string(out)) {
+		_, rest, _ := strings.Cut(line, "SYN_SENT ")
+		who, _, unreplied := strings.Cut(rest, " [UNREPLIED]")
+		if flow, ok := parseFlow(line); ok && unreplied && recent(line) {
+			waiting[who] = netip.AddrPortFrom(flow.ReplySrc, flow.ReplyPort)
+		}
+	}
+	return waiting, nil
+}
+
+// recent says whether the last packet of a connection that waits for its answer is
+// younger than the pauses between the first tries (RFC 6298: 1, 2, 4, 8 seconds).
+// What remains of its time begins with 120 seconds, unless
+// nf_conntrack_tcp_timeout_syn_sent says otherwise.
+func recent(line string) bool {
+	fields := strings.Fields(line)
+	if len(fields) < 3 {
+		return false
+	}
+	left, err := strconv.Atoi(fields[2])
+	return err == nil && left >= 120-10
+}
+
 // End deletes the flows that match; none is no error.
 func (c Conntrack) End(ctx context.Context, m anchord.FlowMatch) error {
 	args := []string{"conntrack", "-D", "-f", conntrackFamily(m.Family)}

@@ -4,6 +4,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
 	if err != nil {
 		return anchord.Self{}, err
 	}
-	self := anchord.Self{Container: anchord.Container{ID: raw.ID, Name: strings.TrimPrefix(raw.Name, "/"), Labels: raw.Config.Labels, ImageID: raw.Image}}
+	self := anchord.Self{Container: anchord.Container{ID: raw.ID, Name: strings.TrimPrefix(raw.Name, "/"), Labels: raw.Config.Labels}}
 	if raw.NetworkSettings != nil {
 		self.Endpoints = endpoints(raw.NetworkSettings.Networks)
 	}
@@ -137,6 +138,47 @@ func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord
 	return append(slices.Clone(containers), owners...), nil
 }
 
+// Published are the ports of the scope's running containers that are on addresses
+// of the Docker host, other than those that only itself reaches, by container.
+func (d *Docker) Published(ctx context.Context, scope anchord.Scope) (map[string][]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	ports := map[string][]string{}
+	for _, f := range labelFilters(scope) {
+		raw, err := d.client.ContainerList(ctx, container.ListOptions{Filters: f})
+		if err != nil {
+			return nil, explain("listing containers", err)
+		}
+		for _, c := range raw {
+			ports[readContainer(c).Name] = published(c.Ports)
+		}
+	}
+	return ports, nil
+}
+
+// published writes ports as labels have them, neighbours as a range.
+func published(ports []container.Port) []string {
+	var list []anchord.Exposure
+	for _, p := range ports {
+		host, err := netip.ParseAddr(p.IP)
+		if p.PublicPort != 0 && err == nil && !host.IsLoopback() {
+			list = append(list, anchord.Exposure{Protocol: anchord.Protocol(p.Type), First: p.PublicPort, Last: p.PublicPort, Backend: p.PublicPort})
+		}
+	}
+	slices.SortFunc(list, func(a, b anchord.Exposure) int {
+		return cmp.Or(strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.First, b.First))
+	})
+	var texts []string
+	for i := 0; i < len(list); {
+		e := list[i]
+		for ; i < len(list) && list[i].Protocol == e.Protocol && int(list[i].First) <= int(e.Last)+1; i++ {
+			e.Last = list[i].First
+		}
+		texts = append(texts, e.String())
+	}
+	return texts
+}
+
 func (d *Docker) list(ctx context.Context, f filters.Args) ([]anchord.Container, error) {
 	raw, err := d.client.ContainerList(ctx, container.ListOptions{Filters: f})
 	if err != nil {
@@ -184,7 +226,7 @@ func missingOwners(containers []anchord.Container) filters.Args {
 }
 
 func readContainer(c container.Summary) anchord.Container {
-	out := anchord.Container{ID: c.ID, Created: time.Unix(c.Created, 0), Labels: c.Labels, ImageID: c.ImageID, Published: published(c.Ports)}
+	out := anchord.Container{ID: c.ID, Created: time.Unix(c.Created, 0), Labels: c.Labels}
 	if len(c.Names) > 0 {
 		out.Name = strings.TrimPrefix(c.Names[0], "/")
 	}
@@ -195,20 +237,6 @@ func readContainer(c container.Summary) anchord.Container {
 		out.Endpoints = endpoints(c.NetworkSettings.Networks)
 	}
 	return out
-}
-
-// published are the ports that are published where others than the Docker host
-// itself reach them.
-func published(ports []container.Port) []string {
-	var list []string
-	for _, p := range ports {
-		host, err := netip.ParseAddr(p.IP)
-		if p.PublicPort != 0 && err == nil && !host.IsLoopback() {
-			list = append(list, fmt.Sprintf("%s->%d/%s", netip.AddrPortFrom(host, p.PublicPort), p.PrivatePort, p.Type))
-		}
-	}
-	slices.Sort(list)
-	return list
 }
 
 func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint {

@@ -22,14 +22,7 @@ import (
 func TestContainerAsDockerListsIt(t *testing.T) {
 	raw := container.Summary{
 		ID: strings.Repeat("c", 64), Names: []string{"/shop-web-1", "/other/alias"}, Created: 1700000000,
-		Labels: map[string]string{"anchord.expose": "tcp/80"}, ImageID: "sha256:1",
-		Ports: []container.Port{
-			{IP: "::", PrivatePort: 80, PublicPort: 8080, Type: "tcp"},
-			{IP: "0.0.0.0", PrivatePort: 80, PublicPort: 8080, Type: "tcp"},
-			{IP: "127.0.0.1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"},
-			{IP: "::1", PrivatePort: 81, PublicPort: 8081, Type: "tcp"},
-			{PrivatePort: 82, Type: "udp"},
-		},
+		Labels: map[string]string{"anchord.expose": "tcp/80"},
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{
 			"shop_transit": {NetworkID: "n1", MacAddress: "02:42:AC:1F:00:05", IPAddress: "10.213.0.5", GlobalIPv6Address: "fd5a:1::5"},
 			"not-attached": {NetworkID: ""},
@@ -39,7 +32,6 @@ func TestContainerAsDockerListsIt(t *testing.T) {
 	raw.HostConfig.NetworkMode = "shop_transit"
 	want := anchord.Container{
 		ID: raw.ID, Name: "shop-web-1", Created: time.Unix(1700000000, 0), Labels: raw.Labels,
-		ImageID: "sha256:1", Published: []string{"0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp"},
 		Endpoints: []anchord.Endpoint{{
 			NetworkID: "n1", Network: "shop_transit", MAC: "02:42:ac:1f:00:05",
 			Addrs: anchord.PerFamily[netip.Addr]{netip.MustParseAddr("10.213.0.5"), netip.MustParseAddr("fd5a:1::5")},
@@ -47,6 +39,28 @@ func TestContainerAsDockerListsIt(t *testing.T) {
 	}
 	if got := readContainer(raw); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
+	}
+}
+
+func TestPublishedPorts(t *testing.T) {
+	at := func(ip string, public uint16, kind string) container.Port {
+		return container.Port{IP: ip, PrivatePort: 80, PublicPort: public, Type: kind}
+	}
+	ports := []container.Port{
+		at("::", 8080, "tcp"), at("0.0.0.0", 8080, "tcp"), at("192.0.2.7", 8082, "tcp"), at("0.0.0.0", 8081, "udp"),
+		at("127.0.0.1", 81, "tcp"), at("::1", 81, "tcp"),
+		{PrivatePort: 82, Type: "udp"},
+		at("0.0.0.0", 65535, "udp"),
+	}
+	for port := uint16(100); port <= 200; port++ {
+		ports = append(ports, at("0.0.0.0", port, "udp"), at("::", port, "udp"))
+	}
+	want := []string{"tcp/8080", "tcp/8082", "udp/100-200", "udp/8081", "udp/65535"}
+	if got := published(ports); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := published(nil); len(got) > 0 {
+		t.Errorf("%q", got)
 	}
 }
 

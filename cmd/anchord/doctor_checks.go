@@ -179,7 +179,7 @@ func checks() []check {
 		},
 		{
 			"listening", groupServices, inNetworkAnchor,
-			"Whether a connection to each exposed TCP port, the first of each range, is accepted. It is closed at once; of UDP ports nothing can be known.",
+			"Whether each exposed TCP port accepts a connection, which is closed at once. Of UDP ports nothing can be known, and nobody need listen on a whole range.",
 			"A server that listens on 127.0.0.1 of its container, or on another port, refuses everybody.",
 			"The server's own configuration, or the port in the label.", checkListening,
 		},

@@ -90,7 +90,7 @@ func judgeDHCP(f dhcpFacts) []finding {
 	case f.reply.Address.IsValid():
 		return []finding{fine("server %s offers %s (which was not taken)", f.reply.Server, f.reply.Address)}
 	case !f.running: // anchord itself will ask for longer
-		return []finding{warning("run it again, for some servers ping an address for seconds before they offer it; else "+fix, "no DHCP server answered on %s within %d s", f.iface, int(f.reply.waited.Round(time.Second).Seconds()))}
+		return []finding{warning("run it again, for some servers ping an address for seconds before they offer it; else "+fix, "no DHCP server answered on %s within %d s", f.iface, int(f.reply.waited.Truncate(time.Second).Seconds()))}
 	case f.other:
 		return []finding{warning(fix, "no DHCP server answers on %s; it has an IPv6 address only", f.iface)}
 	}
@@ -166,7 +166,7 @@ func checkGateway(ctx context.Context, p *patient) []finding {
 		return []finding{failure("see the check name", "there is no default route: nothing is answered, and nothing goes out")}
 	}
 	if !p.isReady() {
-		return []finding{skipped("no gateway is known before there is a lease")}
+		return []finding{skipped("no gateway is known before anchord is ready and has a lease")}
 	}
 	return []finding{failure("have the DHCP server name the router (option 3), or set ANCHORD_EXT_GATEWAY_IP", "no gateway is known: nothing beyond the LAN is reached")}
 }

@@ -114,23 +114,35 @@ func judgeWayBack(container string, backend netip.Addr, a answer) finding {
 	return warning("look whether it runs: docker compose ps, docker compose logs", "container %s (%s) does not answer at all", container, backend)
 }
 
-// askedPorts is how many ports are asked at most.
-const askedPorts = 64
+// askedPorts is how many ports are asked at most, and listed how many of anything
+// a finding names.
+const (
+	askedPorts = 64
+	listed     = 5
+)
+
+// list names the first of many.
+func list(names []string) string {
+	if more := len(names) - listed; more > 0 {
+		names = append(slices.Clone(names[:listed]), fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
+}
 
 // checkListening connects from next to the services: what the way is like, other
-// checks tell.
+// checks tell. Nobody need listen on a whole range.
 func checkListening(ctx context.Context, p *patient) []finding {
 	if blind := p.blind(); blind != nil {
 		return blind
 	}
 	var asked []anchord.Entry
 	for _, e := range p.state.Entries {
-		if e.Protocol == anchord.TCP && len(asked) < askedPorts && p.address(e.Iface, e.Family).IsValid() {
+		if e.Protocol == anchord.TCP && e.First == e.Last && len(asked) < askedPorts && p.address(e.Iface, e.Family).IsValid() {
 			asked = append(asked, e)
 		}
 	}
 	if len(asked) == 0 {
-		return []finding{skipped("no TCP port is exposed by which a service could be asked")}
+		return []finding{skipped("no single TCP port is exposed by which a service could be asked")}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
 	defer cancel()
@@ -143,14 +155,31 @@ func checkListening(ctx context.Context, p *patient) []finding {
 	return judgeListening(asked, errs)
 }
 
+// judgeListening tells of each container once that it refuses, and once that it
+// does not answer.
 func judgeListening(asked []anchord.Entry, errs []error) []finding {
-	var found []finding
+	var containers []string
+	refused, silent := map[string][]string{}, map[string][]string{}
 	for i, e := range asked {
-		switch {
-		case errors.Is(errs[i], syscall.ECONNREFUSED):
-			found = append(found, warning("have its server listen there on all addresses (0.0.0.0, [::]) and not on 127.0.0.1, or correct the label: "+anchord.LabelExpose+": \"tcp/PUBLIC:BACKEND\"", "container %s refuses tcp/%d at %s: nothing listens there (label: %s/%s)", e.Container, e.Port, e.Backend, e.Protocol, e.Ports()))
-		case errs[i] != nil:
-			found = append(found, warning("look whether it runs, and whether it has a firewall of its own: docker compose ps, docker compose logs", "container %s does not answer at tcp/%d at %s", e.Container, e.Port, e.Backend))
+		if errs[i] == nil {
+			continue
+		}
+		if !slices.Contains(containers, e.Container) {
+			containers = append(containers, e.Container)
+		}
+		if errors.Is(errs[i], syscall.ECONNREFUSED) {
+			refused[e.Container] = append(refused[e.Container], backend(e))
+			continue
+		}
+		silent[e.Container] = append(silent[e.Container], fmt.Sprintf("%s (%v)", backend(e), rootCause(errs[i])))
+	}
+	var found []finding
+	for _, c := range containers {
+		if at := refused[c]; at != nil {
+			found = append(found, warning("have its server listen there on all addresses (0.0.0.0, [::]) and not on 127.0.0.1, or correct the label: "+anchord.LabelExpose+": \"tcp/PUBLIC:BACKEND\"", "container %s refuses connections, as nothing listens: %s", c, list(at)))
+		}
+		if at := silent[c]; at != nil {
+			found = append(found, warning("look whether it runs, and whether it has a firewall of its own: docker compose ps, docker compose logs", "container %s accepts no connections: %s", c, list(at)))
 		}
 	}
 	if found == nil {
@@ -159,21 +188,25 @@ func judgeListening(asked []anchord.Entry, errs []error) []finding {
 	return found
 }
 
-func checkPublished(_ context.Context, p *patient) []finding {
+func checkPublished(ctx context.Context, p *patient) []finding {
 	if blind := p.blind(); blind != nil {
 		return blind
 	}
-	return judgePublished(p.containers, p.state.Entries)
+	ports, err := p.docker.Published(ctx, p.state.Identity.Scope)
+	if err != nil {
+		return []finding{skipped("%v", err)}
+	}
+	return judgePublished(p.containers, p.state.Entries, ports)
 }
 
-func judgePublished(containers []anchord.Container, entries []anchord.Entry) []finding {
+func judgePublished(containers []anchord.Container, entries []anchord.Entry, ports map[string][]string) []finding {
 	var found []finding
 	for _, c := range containers {
 		exposed := slices.ContainsFunc(entries, func(e anchord.Entry) bool {
 			return e.Container == c.Name || slices.ContainsFunc(c.Endpoints, func(at anchord.Endpoint) bool { return at.Addrs[e.Family] == e.Backend })
 		})
-		if exposed && len(c.Published) > 0 {
-			found = append(found, warning(`remove ports: from its service, or bind it to the host alone ("127.0.0.1:8080:80")`, "container %s has ports on the Docker host too: %s", c.Name, strings.Join(c.Published, ", ")))
+		if exposed && len(ports[c.Name]) > 0 {
+			found = append(found, warning(`remove ports: from its service, or bind it to the host alone ("127.0.0.1:8080:80")`, "container %s has ports on the Docker host too: %s", c.Name, list(ports[c.Name])))
 		}
 	}
 	if found == nil {
@@ -205,7 +238,7 @@ var noticeFixes = map[string]string{
 }
 
 // elsewhere are notices that other checks tell of.
-var elsewhere = []string{anchord.EventExtMissing, anchord.EventSharedMissing, anchord.EventNoBackends, anchord.EventGatewayForeign}
+var elsewhere = []string{anchord.EventExtMissing, anchord.EventSharedMissing, anchord.EventNoBackends}
 
 func judgeExposed(s anchord.State, running bool) []finding {
 	var found []finding

@@ -212,7 +212,7 @@ func TestDoctorJudgesTheLANsAnswers(t *testing.T) {
 	wantFinding(t, "lease", judgeDHCP(dhcpFacts{lease: lease}), isOK, "192.0.2.7/24 from 192.0.2.2, 1m0s left")
 	wantFinding(t, "endless lease", judgeDHCP(dhcpFacts{lease: &leaseStatus{Address: "192.0.2.7/24"}}), isOK, "without end")
 	wantFinding(t, "offer", judgeDHCP(dhcpFacts{reply: offer}), isOK, "offers 192.0.2.7")
-	wantFinding(t, "silence", judgeDHCP(dhcpFacts{iface: "lan0", reply: reply{waited: 3900 * time.Millisecond}}), isWarning, "lan0 within 4 s", "run it again", "tcpdump")
+	wantFinding(t, "silence", judgeDHCP(dhcpFacts{iface: "lan0", reply: reply{waited: 3900 * time.Millisecond}}), isWarning, "lan0 within 3 s", "run it again", "tcpdump")
 	wantFinding(t, "silence towards anchord", judgeDHCP(dhcpFacts{iface: "lan0", running: true}), isFailure, "tcpdump")
 	wantFinding(t, "IPv6 only", judgeDHCP(dhcpFacts{iface: "lan0", running: true, other: true}), isWarning, "IPv6 address only")
 	wantFinding(t, "not asked", judgeDHCP(dhcpFacts{err: errors.New("no packets")}), isSkipped, "no packets")
@@ -264,15 +264,28 @@ func TestDoctorJudgesServices(t *testing.T) {
 	wantFinding(t, "exposed", judgeExposed(state, true), isOK, "1 port or range of 1 container")
 	wantFinding(t, "nothing", judgeExposed(anchord.State{}, true), isWarning, anchord.LabelExpose)
 	wantFinding(t, "nothing yet", judgeExposed(anchord.State{}, false), isSkipped)
-	web := []anchord.Entry{{Protocol: "tcp", First: 443, Last: 443, Container: "web", Backend: at, Port: 8443}}
+	port := func(container string, f anchord.Family, n uint16) anchord.Entry {
+		return anchord.Entry{Family: f, Protocol: "tcp", First: n, Last: n, Container: container, Backend: at, Port: n + 8000}
+	}
+	web := []anchord.Entry{port("web", anchord.V4, 443)}
+	refuses := fmt.Errorf("dialing: %w", syscall.ECONNREFUSED)
 	wantFinding(t, "listens", judgeListening(web, []error{nil}), isOK, "1 connection accepted")
-	wantFinding(t, "refuses", judgeListening(web, []error{fmt.Errorf("dialing: %w", syscall.ECONNREFUSED)}), isWarning, "refuses tcp/8443", "127.0.0.1", "tcp/443")
-	wantFinding(t, "hears nothing", judgeListening(web, []error{os.ErrDeadlineExceeded}), isWarning, "does not answer at tcp/8443")
-	publishing := anchord.Container{Name: "web", Published: []string{"0.0.0.0:443->8443/tcp"}}
-	wantFinding(t, "on the host too", judgePublished([]anchord.Container{publishing}, web), isWarning, "container web", "0.0.0.0:443->8443/tcp", "remove ports:")
-	wantFinding(t, "only on the host", judgePublished([]anchord.Container{publishing}, nil), isOK)
-	owner := anchord.Container{Name: "owner", Published: publishing.Published, Endpoints: []anchord.Endpoint{{Addrs: anchord.PerFamily[netip.Addr]{at}}}}
-	wantFinding(t, "by another's namespace", judgePublished([]anchord.Container{{Name: "web"}, owner}, web), isWarning, "container owner")
+	wantFinding(t, "refuses", judgeListening(web, []error{refuses}), isWarning, "container web refuses connections, as nothing listens: 10.213.0.10:8443", "127.0.0.1")
+	wantFinding(t, "hears nothing", judgeListening(web, []error{os.ErrDeadlineExceeded}), isWarning, "accepts no connections: 10.213.0.10:8443 (i/o timeout)")
+	var many []anchord.Entry
+	var errs []error
+	for n := range uint16(9) {
+		many, errs = append(many, port("web", anchord.V4, 1+n)), append(errs, refuses)
+	}
+	wantFinding(t, "refuses them all", judgeListening(many, errs), isWarning, "10.213.0.10:8001,", "10.213.0.10:8005, and 4 more")
+	if found := judgeListening(append(many, port("other", anchord.V4, 1), port("other", anchord.V4, 2)), append(errs, refuses, os.ErrDeadlineExceeded)); len(found) != 3 {
+		t.Errorf("two containers, one of them refusing and silent: %+v", found)
+	}
+	ports := map[string][]string{"web": {"tcp/443"}, "owner": {"tcp/443"}}
+	wantFinding(t, "on the host too", judgePublished([]anchord.Container{{Name: "web"}}, web, ports), isWarning, "container web", "tcp/443", "remove ports:")
+	wantFinding(t, "only on the host", judgePublished([]anchord.Container{{Name: "web"}}, nil, ports), isOK)
+	owner := anchord.Container{Name: "owner", Endpoints: []anchord.Endpoint{{Addrs: anchord.PerFamily[netip.Addr]{at}}}}
+	wantFinding(t, "by another's namespace", judgePublished([]anchord.Container{owner}, web, ports), isWarning, "container owner")
 	wantFinding(t, "no templates", judgeTemplates(nil, nil, nil), isOK, "anchord's own")
 	wantFinding(t, "templates", judgeTemplates([]string{"a.nft.tmpl"}, nil, nil), isOK, "a.nft.tmpl can be used")
 	wantFinding(t, "a stray file", judgeTemplates(nil, []string{"a.tmpl"}, nil), isWarning, `"a.tmpl"`, ".nft.tmpl")

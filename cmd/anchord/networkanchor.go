@@ -82,7 +82,7 @@ type networkAnchor struct {
 type asking struct {
 	since    time.Time // zero: no client was started
 	failures int
-	said     string // with the last failure
+	last     problemStatus // what was told of the last failure
 }
 
 func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchord.RepairConfig, backoffMax time.Duration, log logger) (*networkAnchor, error) {
@@ -326,22 +326,26 @@ func (n *networkAnchor) Event(level anchord.Level, event, message string, fields
 		n.metrics.acquired.WithLabelValues(family, "error").Inc()
 		n.metrics.clientRestarts.WithLabelValues(family).Inc()
 	}
-	n.asks(family, level, event, message)
+	n.asks(family, event, message)
 }
 
 // asks notes how the DHCP clients fare, for the status.
-func (n *networkAnchor) asks(family string, level anchord.Level, event, message string) {
+func (n *networkAnchor) asks(family, event, message string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, f := range anchord.Families {
 		a := &n.asking[f]
 		switch {
 		case f.String() != family:
-		case event == anchord.EventDHCPStarted && level == anchord.Info, event == anchord.EventDHCPLost:
+		case event == anchord.EventDHCPBound:
+			*a = asking{}
+		case event == anchord.EventDHCPLost:
 			*a = asking{since: time.Now()}
-		case event == anchord.EventDHCPFailed, event == anchord.EventDHCPDeclined:
+		case event == anchord.EventDHCPStarted && a.since.IsZero():
+			a.since = time.Now() // the client may be started again and again
+		case event == anchord.EventDHCPFailed, event == anchord.EventDHCPDeclined, event == anchord.EventDHCPRefused:
 			a.failures++
-			a.said = message
+			a.last = problemStatus{Event: event, Message: message}
 		}
 	}
 }

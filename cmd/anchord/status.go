@@ -139,7 +139,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		case s.Clients[f] != nil && !a.since.IsZero():
 			report.Asking = append(report.Asking, askingStatus{f.String(), a.since, a.failures})
 			if a.failures > 0 {
-				report.Problems = append(report.Problems, problemStatus{Event: anchord.EventDHCPFailed, Message: a.said})
+				report.Problems = append(report.Problems, a.last)
 			}
 		}
 	}
@@ -159,6 +159,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: o.Err.Error()})
 	}
 	n.fillExposed(ctx, &report, s.Entries, o.RulesetIn)
+	report.Problems = append(report.Problems, unanswered(ctx, s.Entries)...)
 	return report
 }
 
@@ -217,6 +218,55 @@ func (n *networkAnchor) fillExposed(ctx context.Context, report *statusReport, e
 		}
 		report.Exposed = append(report.Exposed, e)
 	}
+}
+
+// answerTime is far longer than a service in the same machine takes for its first
+// word.
+const answerTime = 300 * time.Millisecond
+
+// unanswered tells of containers to which connections were sent on that they do
+// not answer: the way back may not lead here, which nothing else shows.
+func unanswered(ctx context.Context, entries []anchord.Entry) (problems []problemStatus) {
+	waiting := waitingFor(ctx, entries)
+	if len(waiting) == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(answerTime):
+	}
+	still := waitingFor(ctx, entries)
+	told := map[string]bool{}
+	for who, e := range waiting {
+		if _, in := still[who]; in && !told[e.Container] {
+			told[e.Container] = true
+			problems = append(problems, problemStatus{
+				Event: anchord.EventBackendUnreachable, Container: e.Container,
+				Message: fmt.Sprintf("container %s does not answer what was sent on to it (%s/%s at %s): it is stuck or has a firewall, or its way back does not lead here: anchord doctor tells which", e.Container, e.Protocol, e.Ports(), backend(e)),
+			})
+		}
+	}
+	slices.SortFunc(problems, func(a, b problemStatus) int { return strings.Compare(a.Container, b.Container) })
+	return problems
+}
+
+// waitingFor are the connections that wait for an entry's backend.
+func waitingFor(ctx context.Context, entries []anchord.Entry) map[string]anchord.Entry {
+	found := map[string]anchord.Entry{}
+	for _, f := range anchord.Families {
+		// What fails here, the reconciler meets too, and tells.
+		waiting, _ := exec.Conntrack{}.Unanswered(ctx, f)
+		for who, backend := range waiting {
+			i := slices.IndexFunc(entries, func(e anchord.Entry) bool {
+				port := backend.Port()
+				return e.Protocol == anchord.TCP && e.Backend == backend.Addr() && port >= e.Port && port-e.Port <= e.Last-e.First
+			})
+			if i >= 0 {
+				found[who] = entries[i]
+			}
+		}
+	}
+	return found
 }
 
 func backend(e anchord.Entry) string {

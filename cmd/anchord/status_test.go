@@ -131,3 +131,33 @@ func TestConnectionsOfAnEntry(t *testing.T) {
 		}
 	}
 }
+
+// A client that is started again and again for leases of no use has not just begun
+// to ask.
+func TestHowLongALeaseIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &networkAnchor{}
+		begin := time.Now()
+		started := func() { n.asks("v4", anchord.EventDHCPStarted, "asking") }
+		started()
+		for range 3 {
+			time.Sleep(time.Second)
+			n.asks("v4", anchord.EventDHCPRefused, "the lease has no address")
+			started()
+		}
+		want := asking{since: begin, failures: 3, last: problemStatus{Event: anchord.EventDHCPRefused, Message: "the lease has no address"}}
+		if got := n.asking[anchord.V4]; got != want || n.asking[anchord.V6] != (asking{}) {
+			t.Errorf("%+v, want %+v", n.asking, want)
+		}
+		n.asks("v4", anchord.EventDHCPBound, "an address")
+		started()
+		if got := n.asking[anchord.V4]; got != (asking{since: time.Now()}) {
+			t.Errorf("with a lease: %+v", got)
+		}
+		time.Sleep(time.Hour)
+		n.asks("v4", anchord.EventDHCPLost, "it ran out")
+		if got := n.asking[anchord.V4]; got != (asking{since: time.Now()}) {
+			t.Errorf("without it again: %+v", got)
+		}
+	})
+}

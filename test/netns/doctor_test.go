@@ -473,7 +473,7 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 		{
 			name:  "nothing listens",
 			ill:   func(w *world) { w.backend("deaf", 11, "tcp/8443:443") },
-			check: "listening", result: "warn", seen: `container shop-deaf-1 refuses tcp/443 at 10.213.0.11: nothing listens there \(label: tcp/8443\)`, fix: "0.0.0.0.*127.0.0.1",
+			check: "listening", result: "warn", seen: `container shop-deaf-1 refuses connections, as nothing listens: 10.213.0.11:443$`, fix: "0.0.0.0.*127.0.0.1",
 			cure: func(w *world) { w.docker.Remove("shop-deaf-1") },
 		},
 		{
@@ -481,7 +481,7 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 			ill: func(w *world) {
 				w.backend("mute", 11, "tcp/81").run("nft", "add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in tcp dport 81 drop")
 			},
-			check: "listening", result: "warn", seen: "container shop-mute-1 does not answer at tcp/81 at 10.213.0.11", fix: "docker compose ps",
+			check: "listening", result: "warn", seen: "container shop-mute-1 accepts no connections: 10.213.0.11:81", fix: "docker compose ps",
 			cure: func(w *world) { w.docker.Remove("shop-mute-1") },
 		},
 		{
@@ -493,7 +493,7 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 				c.Ports = []container.Port{{IP: "0.0.0.0", PublicPort: 8081, PrivatePort: 81, Type: "tcp"}}
 				w.docker.AddContainer(c)
 			},
-			check: "published", result: "warn", seen: "shop-both-1 has ports on the Docker host too: 0.0.0.0:8081->81/tcp", fix: "remove ports:",
+			check: "published", result: "warn", seen: "shop-both-1 has ports on the Docker host too: tcp/8081$", fix: "remove ports:",
 			cure: func(w *world) { w.docker.Remove("shop-both-1") },
 		},
 		{

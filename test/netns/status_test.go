@@ -46,14 +46,23 @@ func TestStatusTellsWhatKeepsClientsOut(t *testing.T) {
 	eventually(t, deadline, r.a.logs("notice.cleared", "network.forwarding_off"))
 	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 
-	bridge := transitNetwork(setup{ipv6: true})
-	bridge.Options = nil
-	r.docker.SetNetwork(bridge)
-	eventually(t, deadline, r.a.problems("network.gateway_foreign"))
-	eventually(t, deadline, r.a.logs("network.gateway_foreign", web.name, "shop_transit", "inhibit_ipv4"))
-	r.docker.SetNetwork(transitNetwork(setup{ipv6: true}))
-	eventually(t, deadline, r.a.logs("notice.cleared", "network.gateway_foreign"))
+	r.box.sysctl("net.ipv6.conf.all.forwarding", "0")
+	eventually(t, deadline, r.a.problems("network.forwarding_off"))
+	r.box.sysctl("net.ipv6.conf.all.forwarding", "1")
 	eventually(t, deadline, r.a.problems())
+
+	// Its way back leads elsewhere, as where Docker keeps the gateway.
+	web.run("ip", "route", "delete", "default")
+	answered := make(chan error)
+	go func() { answered <- r.client.answers("tcp", r.addr(80), "web "+clientIP)() }()
+	eventually(t, deadline, r.a.problems("expose.backend_unreachable"))
+	if s := r.a.status(); !strings.Contains(s, web.name+" does not answer what was sent on to it (tcp/80 at 10.213.0.10:80)") {
+		t.Errorf("the status says\n%s", s)
+	}
+	web.run("ip", "route", "add", "default", "via", transitGW)
+	<-answered // it may have given up before
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+	eventually(t, hang, r.a.problems())
 }
 
 // Without a lease the status says for how long none is given, and why.
