@@ -58,6 +58,18 @@ type Identity struct {
 	Hostname string
 }
 
+// String says who is managed, for messages.
+func (i Identity) String() string {
+	var pairs []string
+	for _, p := range i.Scope.Labels {
+		if p.Key == labelProject {
+			return "project " + p.Value
+		}
+		pairs = append(pairs, p.Key+"="+p.Value)
+	}
+	return "selector " + strings.Join(pairs, ",")
+}
+
 // ErrNoProject means that nothing says which containers are managed.
 var ErrNoProject = errors.New("which project? set ANCHORD_PROJECT to the Compose project's name (or ANCHORD_LABEL_SELECTOR): this container has no Compose label and COMPOSE_PROJECT_NAME is not set")
 

@@ -149,6 +149,16 @@ func parsePort(s string) (uint16, string) {
 	return uint16(n), ""
 }
 
+func parseExposeV6(value string) (bool, error) {
+	switch strings.ToLower(strings.TrimSpace(value)) {
+	case "", "auto":
+		return true, nil
+	case "off":
+		return false, nil
+	}
+	return false, &LabelError{Label: LabelExposeV6, Entry: value, Reason: "is neither auto nor off"}
+}
+
 // likeOurs is the label that this one is most likely meant to be, if it is off by
 // no more than its separators, its case and two letters, but for the first.
 func likeOurs(label string) string {

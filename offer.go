@@ -1,0 +1,228 @@
+package anchord
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// expose reads the labels, chooses the shared network and maps the ports.
+func (d *decision) expose() {
+	if d.state.Ext == "" {
+		return
+	}
+	offers := d.offers()
+	var backends []Container
+	for _, o := range offers {
+		backends = append(backends, o.namespace)
+	}
+	attached := d.transitAttachments()
+	if len(attached) == 0 && d.waiting {
+		return
+	}
+	shared, err := d.config.pickShared(d.memory.Shared, attached, backends)
+	if err != nil {
+		d.notice(Error, EventSharedMissing, "", "no way to the services: %v", err)
+		return
+	}
+	if old := d.memory.Shared.Network; old != "" && old != shared.Network {
+		d.notice(Info, EventSharedPicked, "", "backend addresses are now read on network %s, before on %s", shared.Network, old)
+	}
+	d.memory.Shared, d.state.Shared = shared, shared.Network
+	for _, a := range attached {
+		if a.Network.Name == shared.Network {
+			d.state.Inside = a.inside()
+		}
+	}
+	// The shared network comes first, so that a backend on several of them
+	// is reached through it.
+	slices.SortStableFunc(attached, func(a, b Attachment) int {
+		return -compareBool(a.Network.Name == shared.Network, b.Network.Name == shared.Network)
+	})
+	d.mapPorts(offers, attached)
+	d.countEmpty(len(d.state.Entries) == 0, names(attached))
+}
+
+// After patience reconciles without a backend the user is told what to check;
+// not within a grace that covers the recreation of a project's only service.
+const (
+	patience = 5
+	grace    = 10 * time.Second
+)
+
+func (d *decision) countEmpty(empty bool, networks string) {
+	if !empty {
+		d.memory.EmptyRounds = 0
+		return
+	}
+	if d.memory.EmptyRounds == 0 {
+		d.memory.EmptySince = d.o.Now
+	}
+	d.memory.EmptyRounds++
+	if d.memory.EmptyRounds >= patience && d.o.Now-d.memory.EmptySince >= grace {
+		d.notice(Warn, EventNoBackends, "", "no container is exposed: check that the services carry the label %s, run, belong to %s, and are on one of: %s",
+			LabelExpose, d.state.Identity, networks)
+	}
+}
+
+// offer is what one container wants to have exposed, and the container whose
+// namespace and addresses it has.
+type offer struct {
+	container Container
+	namespace Container
+	exposures []Exposure
+	v6        bool
+}
+
+// offers reads the labels of the containers in scope, oldest container first.
+func (d *decision) offers() []offer {
+	containers := slices.Clone(d.o.Containers)
+	slices.SortFunc(containers, func(a, b Container) int { return compareBool(b.olderThan(a), a.olderThan(b)) })
+	var offers []offer
+	for _, c := range containers {
+		namespace, known := d.namespaceOf(c)
+		if !d.state.Identity.Scope.Manages(c, namespace) {
+			continue
+		}
+		d.checkLabels(c)
+		exposures, err := ParseExpose(c.Labels[LabelExpose])
+		if err != nil {
+			d.state.Rejected++
+			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			continue
+		}
+		v6, err := parseExposeV6(c.Labels[LabelExposeV6])
+		if err != nil {
+			d.state.Rejected++
+			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			continue
+		}
+		if len(exposures) == 0 {
+			continue
+		}
+		if !known {
+			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", c.Name, c.NamespaceOf, c.Name)
+			continue
+		}
+		offers = append(offers, offer{c, namespace, exposures, v6})
+	}
+	return offers
+}
+
+func (d *decision) checkLabels(c Container) {
+	for _, label := range slices.Sorted(maps.Keys(c.Labels)) {
+		switch {
+		case slices.Contains(knownLabels, label), slices.Contains(ownLabels, label):
+		case strings.HasPrefix(label, LabelPrefix):
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; known are: %s",
+				c.Name, label, strings.Join(knownLabels, ", "))
+		case likeOurs(label) != "":
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; is it meant to be %s?",
+				c.Name, label, likeOurs(label))
+		}
+	}
+}
+
+// namespaceOf resolves network_mode container: and service: to the container
+// that has the addresses. Docker allows one step only.
+func (d *decision) namespaceOf(c Container) (Container, bool) {
+	if c.NamespaceOf == "" {
+		return c, true
+	}
+	for _, owner := range append(slices.Clone(d.o.Containers), d.o.Self.Container) {
+		if owner.Is(c.NamespaceOf) {
+			return owner, true
+		}
+	}
+	return Container{}, false
+}
+
+// mapPorts gives each port to the oldest container that asks for it.
+func (d *decision) mapPorts(offers []offer, attached []Attachment) {
+	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
+	for _, o := range offers {
+		targets := o.targets(attached)
+		if len(targets) == 0 {
+			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", o.container.Name, names(attached))
+			continue
+		}
+		for _, e := range o.exposures {
+			if holder, free := taken[e.Protocol].add(claim{e, o.container.Name}); !free {
+				d.state.Conflicts++
+				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", o.container.Name, e, holder.container, holder.exposure)
+				continue
+			}
+			if e.Protocol == TCP && e.First <= d.config.MetricsPort && d.config.MetricsPort <= e.Last {
+				d.notice(Warn, EventConfigWarning, o.container.Name, "%s of container %s is the port of ANCHORD_METRICS_ADDR too: the project's containers reach the service there, and not the metrics: give the metrics another port", e, o.container.Name)
+			}
+			for _, t := range targets {
+				d.state.Entries = append(d.state.Entries, t.entry(e, o.container.Name))
+			}
+		}
+	}
+	sortEntries(d.state.Entries)
+}
+
+// claims are the port ranges of one protocol that are given away: disjoint,
+// and sorted by port.
+type claims []claim
+
+type claim struct {
+	exposure  Exposure
+	container string
+}
+
+// add takes the claim's range, or returns who holds a part of it already.
+func (c *claims) add(n claim) (holder claim, free bool) {
+	i, _ := slices.BinarySearchFunc(*c, n.exposure.First, func(c claim, port uint16) int { return int(c.exposure.Last) - int(port) })
+	if i < len(*c) && (*c)[i].exposure.First <= n.exposure.Last {
+		return (*c)[i], false
+	}
+	*c = slices.Insert(*c, i, n)
+	return n, true
+}
+
+// target is one address of a backend and the way to it.
+type target struct {
+	addr       netip.Addr
+	mac, iface string
+}
+
+func (t target) entry(e Exposure, container string) Entry {
+	return Entry{
+		Family: FamilyOf(t.addr), Protocol: e.Protocol, First: e.First, Last: e.Last,
+		Backend: t.addr, Port: e.Backend, Container: container, BackendMAC: t.mac, Iface: t.iface,
+	}
+}
+
+// targets finds, per family, the first of the attached networks on which the
+// offer's namespace has an address.
+func (o offer) targets(attached []Attachment) []target {
+	var targets []target
+	for _, f := range Families {
+		if f == V6 && !o.v6 {
+			continue
+		}
+		for _, a := range attached {
+			if e, on := o.namespace.endpoint(a.Network.ID); on && e.Addrs[f].IsValid() {
+				targets = append(targets, target{e.Addrs[f], e.MAC, a.Link.Name})
+				break
+			}
+		}
+	}
+	return targets
+}
+
+func sortEntries(entries []Entry) {
+	slices.SortFunc(entries, func(a, b Entry) int {
+		if a.Family != b.Family {
+			return int(a.Family) - int(b.Family)
+		}
+		if c := strings.Compare(string(a.Protocol), string(b.Protocol)); c != 0 {
+			return c
+		}
+		return int(a.First) - int(b.First)
+	})
+}
