@@ -159,6 +159,14 @@ func parseExposeV6(value string) (bool, error) {
 	return false, &LabelError{Label: LabelExposeV6, Entry: value, Reason: "is neither auto nor off"}
 }
 
+// meant asks whether a name is the one that was meant, if there is one.
+func meant(name string) string {
+	if name == "" {
+		return ""
+	}
+	return ": is it meant to be " + name + "?"
+}
+
 // likeOurs is the label that this one is most likely meant to be, if it is off by
 // no more than its separators, its case and two letters, but for the first.
 func likeOurs(label string) string {
@@ -171,35 +179,5 @@ func likeOurs(label string) string {
 		}
 		return unicode.ToLower(r)
 	}, label)
-	for _, known := range knownLabels {
-		if distance(plain, known, 2) <= 2 {
-			return known
-		}
-	}
-	return ""
-}
-
-// distance is how many letters have to be put in, left out or replaced to make b
-// of a (Levenshtein); more than limit, if their lengths alone tell.
-func distance(a, b string, limit int) int {
-	if d := len(a) - len(b); d > limit || -d > limit {
-		return limit + 1
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return Nearest(plain, knownLabels)
 }

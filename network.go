@@ -18,6 +18,7 @@ type Network struct {
 	Driver      string
 	Internal    bool
 	InhibitIPv4 bool   // com.docker.network.bridge.inhibit_ipv4
+	Parent      string // the Docker host's interface, of one on the LAN
 	IPVLANMode  string // l2, l3 or l3s; empty: l2
 	Pools       []Pool
 }

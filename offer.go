@@ -116,11 +116,10 @@ func (d *decision) checkLabels(c Container) {
 		switch {
 		case slices.Contains(knownLabels, label), slices.Contains(ownLabels, label):
 		case strings.HasPrefix(label, LabelPrefix):
-			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; known are: %s",
-				c.Name, label, strings.Join(knownLabels, ", "))
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord%s (known are: %s)",
+				c.Name, label, meant(likeOurs(label)), strings.Join(knownLabels, ", "))
 		case likeOurs(label) != "":
-			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord; is it meant to be %s?",
-				c.Name, label, likeOurs(label))
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord%s", c.Name, label, meant(likeOurs(label)))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,36 +27,22 @@ func (c Conntrack) Flows(ctx context.Context, f anchord.Family, p anchord.Protoc
 	return lines.flows, nil
 }
 
-// Unanswered lists the TCP connections of which a packet was sent on to somebody
-// just now who has said nothing so far: who waits, as the kernel writes it, and for
-// whom.
-func (c Conntrack) Unanswered(ctx context.Context, f anchord.Family) (map[string]netip.AddrPort, error) {
+// Unanswered lists who was sent a TCP connection and has not answered it; the kernel
+// remembers such a try for two minutes.
+func (c Conntrack) Unanswered(ctx context.Context, f anchord.Family) ([]netip.AddrPort, error) {
 	out, err := c.Runner.Run(ctx, "", "conntrack", "-L", "-f", conntrackFamily(f), "-p", "tcp", "--state", "SYN_SENT")
 	if err != nil && !isNotFound(err) {
 		return nil, fmt.Errorf("listing unanswered connections: %w", err)
 	}
-	waiting := map[string]netip.AddrPort{}
+	var silent []netip.AddrPort
 	for line := range strings.Lines(string(out)) {
-		_, rest, _ := strings.Cut(line, "SYN_SENT ")
-		who, _, unreplied := strings.Cut(rest, " [UNREPLIED]")
-		if flow, ok := parseFlow(line); ok && unreplied && recent(line) {
-			waiting[who] = netip.AddrPortFrom(flow.ReplySrc, flow.ReplyPort)
+		flow, ok := parseFlow(line)
+		who := netip.AddrPortFrom(flow.ReplySrc, flow.ReplyPort)
+		if ok && strings.Contains(line, "[UNREPLIED]") && !slices.Contains(silent, who) {
+			silent = append(silent, who)
 		}
 	}
-	return waiting, nil
-}
-
-// recent says whether the last packet of a connection that waits for its answer is
-// younger than the pauses between the first tries (RFC 6298: 1, 2, 4, 8 seconds).
-// What remains of its time begins with 120 seconds, unless
-// nf_conntrack_tcp_timeout_syn_sent says otherwise.
-func recent(line string) bool {
-	fields := strings.Fields(line)
-	if len(fields) < 3 {
-		return false
-	}
-	left, err := strconv.Atoi(fields[2])
-	return err == nil && left >= 120-10
+	return silent, nil
 }
 
 // End deletes the flows that match; none is no error.

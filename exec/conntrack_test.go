@@ -117,13 +117,14 @@ func FuzzParseFlow(f *testing.F) {
 }
 
 func TestUnansweredConnections(t *testing.T) {
-	lines := "tcp      6 119 SYN_SENT src=198.51.100.20 dst=198.51.100.17 sport=40001 dport=80 [UNREPLIED] src=10.213.0.5 dst=198.51.100.20 sport=8080 dport=40001 mark=0 use=1\n" +
-		"tcp      6 119 SYN_SENT src=198.51.100.20 dst=198.51.100.17 sport=40002 dport=80 src=10.213.0.5 dst=198.51.100.20 sport=8080 dport=40002 mark=0 use=1\n" +
-		"tcp      6 109 SYN_SENT src=198.51.100.20 dst=198.51.100.17 sport=40003 dport=80 [UNREPLIED] src=10.213.0.5 dst=198.51.100.20 sport=8080 dport=40003 mark=0 use=1\n" +
+	const to = "src=198.51.100.20 dst=198.51.100.17 sport=40001 dport=80"
+	lines := "tcp      6 119 SYN_SENT " + to + " [UNREPLIED] src=10.213.0.5 dst=198.51.100.20 sport=8080 dport=40001 mark=0 use=1\n" +
+		"tcp      6 9 SYN_SENT " + to + " [UNREPLIED] src=10.213.0.5 dst=198.51.100.20 sport=8080 dport=40003 mark=0 use=1\n" +
+		"tcp      6 119 SYN_SENT " + to + " src=10.213.0.6 dst=198.51.100.20 sport=8080 dport=40002 mark=0 use=1\n" +
 		"tcp      6 119 SYN_SENT nonsense [UNREPLIED]\n"
 	tools(t, map[string]string{"conntrack": "cat <<'E'\n" + lines + "E"})
 	got, err := Conntrack{}.Unanswered(t.Context(), anchord.V4)
-	if err != nil || len(got) != 1 || got["src=198.51.100.20 dst=198.51.100.17 sport=40001 dport=80"].String() != "10.213.0.5:8080" {
+	if err != nil || len(got) != 1 || got[0].String() != "10.213.0.5:8080" {
 		t.Errorf("%v, %v", got, err)
 	}
 	tools(t, map[string]string{"conntrack": `echo "conntrack v1.4.7 (conntrack-tools): 0 flow entries have been shown." >&2; exit 1`})

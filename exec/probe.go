@@ -111,9 +111,13 @@ func Answers(ctx context.Context, from, to netip.Addr) (bool, error) {
 	return false, nil
 }
 
-// Connects says why a TCP connection is not accepted; one that is ends at once.
-func Connects(ctx context.Context, to netip.AddrPort) error {
+// Connects says why a TCP connection is not accepted; one that is ends at once. It
+// comes from one of our own addresses, or, if from is invalid, from the nearest.
+func Connects(ctx context.Context, from netip.Addr, to netip.AddrPort) error {
 	var dialer net.Dialer
+	if from.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
 	conn, err := dialer.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return err

@@ -22,6 +22,8 @@ type override struct {
 	blocks  map[string]bool        // that can be replaced
 	trees   map[string]*parse.Tree // by the templates' names
 	sources []string               // files, by their number in marks
+	// embedded are the templates before any single block is replaced.
+	embedded map[string]*parse.Tree
 }
 
 // With is a renderer whose templates are overridden: by a file of an embedded
@@ -37,6 +39,7 @@ func (r *Renderer) With(overrides []anchord.TemplateFile) (anchord.Renderer, err
 	if err := o.add(main, main+" (embedded)", string(text)); err != nil {
 		return nil, err
 	}
+	o.embedded = maps.Clone(o.trees)
 	for name := range r.trees {
 		o.blocks[name] = name != main
 	}
@@ -57,6 +60,9 @@ func (r *Renderer) With(overrides []anchord.TemplateFile) (anchord.Renderer, err
 		if err := o.add(f.Name, f.Name, f.Text); err != nil {
 			return nil, err
 		}
+		if f.Name == main {
+			o.embedded = maps.Clone(o.trees)
+		}
 	}
 	if err := o.check(); err != nil {
 		return nil, err
@@ -65,7 +71,38 @@ func (r *Renderer) With(overrides []anchord.TemplateFile) (anchord.Renderer, err
 	if err != nil {
 		return nil, err
 	}
-	return &Renderer{trees: o.trees, templates: t, sources: o.sources}, nil
+	return &Renderer{trees: o.trees, templates: t, sources: o.sources, dropped: o.dropped(r.trees)}, nil
+}
+
+// Dropped are the blocks whose embedded contents are called by nobody any more,
+// each with the file that defines it.
+func (r *Renderer) Dropped() map[string]string { return r.dropped }
+
+// dropped looks for the blocks that are not empty before.
+func (o *override) dropped(embedded map[string]*parse.Tree) map[string]string {
+	dropped := map[string]string{}
+	for _, block := range o.names() {
+		tree := o.trees[block]
+		if before := embedded[block]; before != nil && !parse.IsEmptyTree(before.Root) && !o.reaches(tree, o.embedded[block], map[*parse.Tree]bool{}) {
+			dropped[block] = tree.ParseName
+		}
+	}
+	return dropped
+}
+
+// reaches says whether a template is the other one, or calls it; seen are those that
+// were looked at already.
+func (o *override) reaches(tree, other *parse.Tree, seen map[*parse.Tree]bool) bool {
+	if tree == other || seen[tree] {
+		return tree == other
+	}
+	seen[tree] = true
+	reached := false
+	_ = calls(tree.Root, func(n *parse.TemplateNode) error {
+		reached = reached || o.reaches(o.trees[n.Name], other, seen)
+		return nil
+	})
+	return reached
 }
 
 // add parses a file and has its definitions replace those before.

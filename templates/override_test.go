@@ -3,6 +3,7 @@ package templates_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,6 +133,42 @@ func TestFilesOfOneBlockBuildOnEachOther(t *testing.T) {
 		counter comment "20"{{end}}`))
 	if strings.Contains(last.Body, `"10"`) {
 		t.Error("the last file replaces the block, and the first one is there still")
+	}
+}
+
+func TestBlocksThatAreDropped(t *testing.T) {
+	keeps := `{{define "prerouting"}}# mine
+{{template "previous.prerouting" .}}{{end}}`
+	drops := `{{define "prerouting"}}# mine
+{{end}}`
+	for _, c := range []struct {
+		name  string
+		files []anchord.TemplateFile
+		want  map[string]string
+	}{
+		{"kept", []anchord.TemplateFile{file("a.nft.tmpl", keeps)}, nil},
+		{"kept by both", []anchord.TemplateFile{file("a.nft.tmpl", keeps), file("b.nft.tmpl", keeps)}, nil},
+		{"dropped", []anchord.TemplateFile{file("a.nft.tmpl", drops)}, map[string]string{"prerouting": "a.nft.tmpl"}},
+		{"dropped by the second", []anchord.TemplateFile{file("a.nft.tmpl", keeps), file("b.nft.tmpl", drops)}, map[string]string{"prerouting": "b.nft.tmpl"}},
+		{"dropped by the first", []anchord.TemplateFile{file("a.nft.tmpl", drops), file("b.nft.tmpl", keeps)}, map[string]string{"prerouting": "b.nft.tmpl"}},
+		{"one that is empty", []anchord.TemplateFile{file("a.nft.tmpl", `{{define "extra"}}# mine
+{{end}}`)}, nil},
+		{"a copy of all", []anchord.TemplateFile{file(wholeFile, embeddedText(t))}, nil},
+		{"a copy of all, and one that keeps", []anchord.TemplateFile{file(wholeFile, embeddedText(t)), file("a.nft.tmpl", keeps)}, nil},
+		{"a copy of all, and one that drops", []anchord.TemplateFile{file(wholeFile, embeddedText(t)), file("a.nft.tmpl", drops)}, map[string]string{"prerouting": "a.nft.tmpl"}},
+		{"the examples", exampleOverrides(t), nil},
+	} {
+		embedded, err := templates.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := embedded.With(c.files)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if got := r.(*templates.Renderer).Dropped(); !maps.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
 	}
 }
 

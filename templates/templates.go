@@ -27,6 +27,7 @@ type Renderer struct {
 	trees     map[string]*parse.Tree
 	templates *template.Template
 	sources   []string // files, by their number in marks; nil: there are no marks
+	dropped   map[string]string
 }
 
 // New parses the embedded templates.

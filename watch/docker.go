@@ -261,6 +261,7 @@ func readNetwork(n network.Inspect, chosen string) anchord.Network {
 		ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal,
 		Key:         n.Labels["com.docker.compose.network"],
 		InhibitIPv4: n.Options["com.docker.network.bridge.inhibit_ipv4"] == "true",
+		Parent:      n.Options["parent"],
 		IPVLANMode:  n.Options["ipvlan_mode"],
 	}
 	for _, c := range n.IPAM.Config {

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -290,22 +292,25 @@ func checkTemplates(ctx context.Context, p *patient) []finding {
 	}
 	stray = slices.DeleteFunc(stray, func(name string) bool { return slices.Contains(names, name) })
 	if len(files) == 0 {
-		return judgeTemplates(names, stray, nil)
+		return judgeTemplates(names, stray, nil, nil)
 	}
 	if !p.can(capNetAdmin) {
 		return []finding{skipped("without NET_ADMIN nft cannot check them")}
 	}
 	embedded, err := templates.New()
-	if err == nil {
-		_, err = overridden(ctx, embedded, files, p.state)
+	if err != nil {
+		return []finding{skipped("%v", err)}
 	}
+	_, dropped, err := overridden(ctx, embedded, files, p.state)
 	if err != nil && (exec.Missing(err) || ctx.Err() != nil) {
 		return []finding{skipped("nft did not check them: %v", err)}
 	}
-	return judgeTemplates(names, stray, err)
+	return judgeTemplates(names, stray, dropped, err)
 }
 
-func judgeTemplates(names, stray []string, refused error) []finding {
+// judgeTemplates: dropped are the blocks of which nothing of anchord's own is left,
+// and the files that define them.
+func judgeTemplates(names, stray []string, dropped map[string]string, refused error) []finding {
 	var found []finding
 	switch {
 	case refused != nil:
@@ -314,6 +319,9 @@ func judgeTemplates(names, stray []string, refused error) []finding {
 		found = append(found, fine("%s can be used", strings.Join(names, ", ")))
 	case len(stray) == 0:
 		return []finding{fine("none: the rules are anchord's own")}
+	}
+	for _, block := range slices.Sorted(maps.Keys(dropped)) {
+		found = append(found, warning(fmt.Sprintf(`add {{template "previous.%s" .}} where anchord's own rules are to be, unless they are to go`, block), "%s redefines the block %s without what anchord has in it: ports, ways out or the firewall may be lost", dropped[block], block))
 	}
 	for _, name := range stray {
 		found = append(found, warning("end its name in "+anchord.TemplateSuffix+", or take it away", "the file %q in the template directory does nothing", name))

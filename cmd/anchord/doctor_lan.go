@@ -37,6 +37,7 @@ func (p *patient) unasked() []finding {
 type dhcpFacts struct {
 	mode    anchord.AddressMode
 	iface   string
+	parent  string       // of its network, if known
 	lease   *leaseStatus // that the running anchord has
 	reply   reply
 	err     error
@@ -46,6 +47,9 @@ type dhcpFacts struct {
 
 func checkDHCP(_ context.Context, p *patient) []finding {
 	f := dhcpFacts{mode: p.state.Mode, iface: p.ext(), lease: p.lease(anchord.V4)}
+	if lan, ok := p.lanNetwork(); ok && plainPath(lan.Parent) {
+		f.parent = lan.Parent
+	}
 	if f.mode != "" && f.mode != anchord.ModeDHCPRefresh {
 		return []finding{skipped("no DHCP server is asked in address mode %s", f.mode)}
 	}
@@ -77,7 +81,7 @@ func (p *patient) lease(f anchord.Family) *leaseStatus {
 }
 
 func judgeDHCP(f dhcpFacts) []finding {
-	const fix = "on the Docker host, tcpdump -ni PARENT 'udp port 67 or udp port 68' while this runs: nothing seen, then the parent is the wrong interface; no answer seen, then look at the other end (" + anchord.DocsURL + "troubleshooting.md)"
+	fix := "on the Docker host, tcpdump -ni " + cmp.Or(f.parent, "PARENT") + " 'udp port 67 or udp port 68' while this runs: nothing seen, then the parent is the wrong interface; no answer seen, then look at the other end (" + anchord.DocsURL + "troubleshooting.md)"
 	switch {
 	case f.lease != nil:
 		left := "without end"

@@ -149,7 +149,7 @@ func checkListening(ctx context.Context, p *patient) []finding {
 	errs := make([]error, len(asked))
 	var wg sync.WaitGroup
 	for i, e := range asked {
-		wg.Go(func() { errs[i] = exec.Connects(ctx, netip.AddrPortFrom(e.Backend, e.Port)) })
+		wg.Go(func() { errs[i] = exec.Connects(ctx, netip.Addr{}, netip.AddrPortFrom(e.Backend, e.Port)) })
 	}
 	wg.Wait()
 	return judgeListening(asked, errs)

@@ -213,7 +213,8 @@ func TestDoctorJudgesTheLANsAnswers(t *testing.T) {
 	wantFinding(t, "endless lease", judgeDHCP(dhcpFacts{lease: &leaseStatus{Address: "192.0.2.7/24"}}), isOK, "without end")
 	wantFinding(t, "offer", judgeDHCP(dhcpFacts{reply: offer}), isOK, "offers 192.0.2.7")
 	wantFinding(t, "silence", judgeDHCP(dhcpFacts{iface: "lan0", reply: reply{waited: 3900 * time.Millisecond}}), isWarning, "lan0 within 3 s", "run it again", "tcpdump")
-	wantFinding(t, "silence towards anchord", judgeDHCP(dhcpFacts{iface: "lan0", running: true}), isFailure, "tcpdump")
+	wantFinding(t, "silence towards anchord", judgeDHCP(dhcpFacts{iface: "lan0", running: true}), isFailure, "tcpdump -ni PARENT")
+	wantFinding(t, "silence on a known parent", judgeDHCP(dhcpFacts{iface: "lan0", running: true, parent: "eth0.42"}), isFailure, "tcpdump -ni eth0.42")
 	wantFinding(t, "IPv6 only", judgeDHCP(dhcpFacts{iface: "lan0", running: true, other: true}), isWarning, "IPv6 address only")
 	wantFinding(t, "not asked", judgeDHCP(dhcpFacts{err: errors.New("no packets")}), isSkipped, "no packets")
 
@@ -286,10 +287,13 @@ func TestDoctorJudgesServices(t *testing.T) {
 	wantFinding(t, "only on the host", judgePublished([]anchord.Container{{Name: "web"}}, nil, ports), isOK)
 	owner := anchord.Container{Name: "owner", Endpoints: []anchord.Endpoint{{Addrs: anchord.PerFamily[netip.Addr]{at}}}}
 	wantFinding(t, "by another's namespace", judgePublished([]anchord.Container{owner}, web, ports), isWarning, "container owner")
-	wantFinding(t, "no templates", judgeTemplates(nil, nil, nil), isOK, "anchord's own")
-	wantFinding(t, "templates", judgeTemplates([]string{"a.nft.tmpl"}, nil, nil), isOK, "a.nft.tmpl can be used")
-	wantFinding(t, "a stray file", judgeTemplates(nil, []string{"a.tmpl"}, nil), isWarning, `"a.tmpl"`, ".nft.tmpl")
-	wantFinding(t, "refused", judgeTemplates([]string{"a.nft.tmpl"}, nil, &anchord.TemplateError{File: "a.nft.tmpl", Line: 3, Message: "unexpected EOF"}), isFailure, "a.nft.tmpl:3: unexpected EOF")
+	wantFinding(t, "no templates", judgeTemplates(nil, nil, nil, nil), isOK, "anchord's own")
+	wantFinding(t, "templates", judgeTemplates([]string{"a.nft.tmpl"}, nil, nil, nil), isOK, "a.nft.tmpl can be used")
+	if found := judgeTemplates([]string{"a.nft.tmpl"}, nil, map[string]string{"prerouting": "a.nft.tmpl"}, nil); len(found) != 2 || found[1].Result != isWarning || !strings.Contains(found[1].Fix, `{{template "previous.prerouting" .}}`) {
+		t.Errorf("a block without anchord's own rules: %+v", found)
+	}
+	wantFinding(t, "a stray file", judgeTemplates(nil, []string{"a.tmpl"}, nil, nil), isWarning, `"a.tmpl"`, ".nft.tmpl")
+	wantFinding(t, "refused", judgeTemplates([]string{"a.nft.tmpl"}, nil, nil, &anchord.TemplateError{File: "a.nft.tmpl", Line: 3, Message: "unexpected EOF"}), isFailure, "a.nft.tmpl:3: unexpected EOF")
 	now := time.Now()
 	looked, long := now.Add(-time.Second), now.Add(-time.Hour)
 	docker := &dockerStatus{Connected: true}

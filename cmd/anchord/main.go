@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/AlexCherrypi/anchord"
 )
 
 // Set by the linker.
@@ -122,7 +126,11 @@ func strays(model *kong.Application, environ []string) strayVars {
 	for _, pair := range environ {
 		name, _, _ := strings.Cut(pair, "=")
 		if strings.HasPrefix(name, "ANCHORD_") && !known[name] {
-			warnings = append(warnings, name+" means nothing to this version of anchord; anchord --help lists the modes, and anchord MODE --help what each reads")
+			hint := "anchord --help lists the modes, and anchord MODE --help what each reads"
+			if nearest := anchord.Nearest(name, slices.Sorted(maps.Keys(known))); nearest != "" {
+				hint = "is it meant to be " + nearest + "?"
+			}
+			warnings = append(warnings, name+" means nothing to this version of anchord; "+hint)
 		}
 	}
 	return warnings

@@ -73,7 +73,7 @@ func (c *renderCmd) render(ctx context.Context, state anchord.State) (rs anchord
 	dir := watch.TemplateDir{Path: c.TemplateDir}
 	files := anchord.Overriding(dir.Templates())
 	if len(files) > 0 {
-		rs, refused = overridden(ctx, embedded, files, state)
+		rs, _, refused = overridden(ctx, embedded, files, state)
 	}
 	if len(files) == 0 || refused != nil {
 		rs, err = embedded.Render(state)
@@ -81,14 +81,15 @@ func (c *renderCmd) render(ctx context.Context, state anchord.State) (rs anchord
 	return rs, refused, err
 }
 
-func overridden(ctx context.Context, embedded *templates.Renderer, files []anchord.TemplateFile, state anchord.State) (anchord.Ruleset, error) {
+// overridden words a state as the operator's templates do, and has nft check it;
+// dropped are templates.Renderer's.
+func overridden(ctx context.Context, embedded *templates.Renderer, files []anchord.TemplateFile, state anchord.State) (rs anchord.Ruleset, dropped map[string]string, err error) {
 	renderer, err := embedded.With(files)
 	if err != nil {
-		return anchord.Ruleset{}, err
+		return rs, nil, err
 	}
-	rs, err := renderer.Render(state)
-	if err != nil {
-		return rs, err
+	if rs, err = renderer.Render(state); err != nil {
+		return rs, nil, err
 	}
-	return rs, (&exec.NFT{}).Check(ctx, rs)
+	return rs, renderer.(*templates.Renderer).Dropped(), (&exec.NFT{}).Check(ctx, rs)
 }

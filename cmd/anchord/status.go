@@ -4,12 +4,16 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -159,7 +163,7 @@ func (n *networkAnchor) status(ctx context.Context) statusReport {
 		report.Problems = append(report.Problems, problemStatus{Event: anchord.EventReconcileFailed, Message: o.Err.Error()})
 	}
 	n.fillExposed(ctx, &report, s.Entries, o.RulesetIn)
-	report.Problems = append(report.Problems, unanswered(ctx, s.Entries)...)
+	report.Problems = append(report.Problems, unanswered(ctx, s.Entries, onLAN(o))...)
 	return report
 }
 
@@ -220,49 +224,63 @@ func (n *networkAnchor) fillExposed(ctx context.Context, report *statusReport, e
 	}
 }
 
+// onLAN is an address of each family that the LAN interface has, as last seen.
+func onLAN(o anchord.Outcome) (addrs anchord.PerFamily[netip.Addr]) {
+	for _, l := range o.Links {
+		for _, a := range l.Addrs {
+			if f := anchord.FamilyOf(a.Prefix.Addr()); l.Name == o.State.Ext && !a.Tentative && !a.Duplicate && !addrs[f].IsValid() {
+				addrs[f] = a.Prefix.Addr()
+			}
+		}
+	}
+	return addrs
+}
+
 // answerTime is far longer than a service in the same machine takes for its first
 // word.
 const answerTime = 300 * time.Millisecond
 
-// unanswered tells of containers to which connections were sent on that they do
-// not answer: the way back may not lead here, which nothing else shows.
-func unanswered(ctx context.Context, entries []anchord.Entry) (problems []problemStatus) {
-	waiting := waitingFor(ctx, entries)
-	if len(waiting) == 0 {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(answerTime):
-	}
-	still := waitingFor(ctx, entries)
-	told := map[string]bool{}
-	for who, e := range waiting {
-		if _, in := still[who]; in && !told[e.Container] {
-			told[e.Container] = true
-			problems = append(problems, problemStatus{
-				Event: anchord.EventBackendUnreachable, Container: e.Container,
-				Message: fmt.Sprintf("container %s does not answer what was sent on to it (%s/%s at %s): it is stuck or has a firewall, or its way back does not lead here: anchord doctor tells which", e.Container, e.Protocol, e.Ports(), backend(e)),
+// unanswered tells of containers that have not answered connections of the last two
+// minutes, and do not answer one from the LAN address either: the way back may not
+// lead here, which nothing else shows.
+func unanswered(ctx context.Context, entries []anchord.Entry, from anchord.PerFamily[netip.Addr]) []problemStatus {
+	suspects := suspects(ctx, entries)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	silent := make([]bool, len(suspects))
+	var wg sync.WaitGroup
+	for i, e := range suspects {
+		if from[e.Family].IsValid() {
+			wg.Go(func() {
+				err := exec.Connects(ctx, from[e.Family], netip.AddrPortFrom(e.Backend, e.Port))
+				silent[i] = err != nil && !errors.Is(err, syscall.ECONNREFUSED)
 			})
 		}
 	}
-	slices.SortFunc(problems, func(a, b problemStatus) int { return strings.Compare(a.Container, b.Container) })
+	wg.Wait()
+	var problems []problemStatus
+	for i, e := range suspects {
+		if silent[i] {
+			problems = append(problems, problemStatus{
+				Event: anchord.EventBackendUnreachable, Container: e.Container,
+				Message: fmt.Sprintf("container %s does not answer what is sent on to it (%s/%s at %s): it is stuck or has a firewall, or its way back does not lead here: anchord doctor tells which", e.Container, e.Protocol, e.Ports(), backend(e)),
+			})
+		}
+	}
 	return problems
 }
 
-// waitingFor are the connections that wait for an entry's backend.
-func waitingFor(ctx context.Context, entries []anchord.Entry) map[string]anchord.Entry {
-	found := map[string]anchord.Entry{}
+// suspects are entries of containers, one of each, that left a connection
+// unanswered. What fails here, the reconciler meets too, and tells.
+func suspects(ctx context.Context, entries []anchord.Entry) (found []anchord.Entry) {
 	for _, f := range anchord.Families {
-		// What fails here, the reconciler meets too, and tells.
-		waiting, _ := exec.Conntrack{}.Unanswered(ctx, f)
-		for who, backend := range waiting {
+		silent, _ := exec.Conntrack{}.Unanswered(ctx, f)
+		for _, who := range silent {
 			i := slices.IndexFunc(entries, func(e anchord.Entry) bool {
-				port := backend.Port()
-				return e.Protocol == anchord.TCP && e.Backend == backend.Addr() && port >= e.Port && port-e.Port <= e.Last-e.First
+				return e.Protocol == anchord.TCP && e.First == e.Last && netip.AddrPortFrom(e.Backend, e.Port) == who
 			})
-			if i >= 0 {
-				found[who] = entries[i]
+			if i >= 0 && !slices.ContainsFunc(found, func(e anchord.Entry) bool { return e.Container == entries[i].Container }) {
+				found = append(found, entries[i])
 			}
 		}
 	}
@@ -342,6 +360,9 @@ func readStatus(text []byte) (shown, error) {
 func (r statusReport) print(w io.Writer) error {
 	t := table{}
 	state := readiness(r.Ready, r.Unmet, r.Problems)
+	if r.Ready && len(r.Addresses) == 0 {
+		state = "ready, but without an address on the LAN"
+	}
 	if n := len(r.Problems); n > 0 && r.Ready {
 		state = fmt.Sprintf("ready, but see the problems below (%d)", n)
 	}

@@ -511,6 +511,12 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 			cure: func(w *world) { w.withdraw("a.nft.tmpl") },
 		},
 		{
+			name: "a template that drops anchord's own rules", templates: true, running: true,
+			ill:   func(w *world) { w.override("a.nft.tmpl", "{{define \"prerouting\"}}\n\t\t# mine\n{{end}}") },
+			check: "templates", result: "warn", seen: "a.nft.tmpl redefines the block prerouting without what anchord has in it", fix: `template "previous.prerouting"`,
+			cure: func(w *world) { w.withdraw("a.nft.tmpl") },
+		},
+		{
 			name: "a file that is no template", templates: true,
 			first: func(w *world) { w.override("a.tmpl\x1b[31m", "x") },
 			check: "templates", result: "warn", seen: `the file "a.tmpl.*" in the template directory does nothing`, fix: ".nft.tmpl",
@@ -528,7 +534,7 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 		},
 		{
 			name: "a mistyped variable", env: []string{"ANCHORD_POL_INTERVAL=10"},
-			check: "configuration", result: "warn", seen: "ANCHORD_POL_INTERVAL means nothing", fix: "remove the variable, or correct it",
+			check: "configuration", result: "warn", seen: "ANCHORD_POL_INTERVAL means nothing.*is it meant to be ANCHORD_POLL_INTERVAL", fix: "remove the variable, or correct it",
 			cured: []string{"ANCHORD_POLL_INTERVAL=10"},
 		},
 		{

@@ -56,7 +56,7 @@ func TestStatusTellsWhatKeepsClientsOut(t *testing.T) {
 	answered := make(chan error)
 	go func() { answered <- r.client.answers("tcp", r.addr(80), "web "+clientIP)() }()
 	eventually(t, deadline, r.a.problems("expose.backend_unreachable"))
-	if s := r.a.status(); !strings.Contains(s, web.name+" does not answer what was sent on to it (tcp/80 at 10.213.0.10:80)") {
+	if s := r.a.status(); !strings.Contains(s, web.name+" does not answer what is sent on to it (tcp/80 at 10.213.0.10:80)") {
 		t.Errorf("the status says\n%s", s)
 	}
 	web.run("ip", "route", "add", "default", "via", transitGW)
