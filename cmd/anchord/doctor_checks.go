@@ -83,7 +83,7 @@ func checks() []check {
 		},
 		{
 			"templates", groupContainer, inNetworkAnchor,
-			"Whether the templates in `ANCHORD_TEMPLATE_DIR` can be used: rendered for the project as it is, and checked by `nft`.",
+			"Whether the templates in `ANCHORD_TEMPLATE_DIR` can be used: rendered for the project as it is, and checked by `nft`; and whether a block drops what anchord has in it.",
 			"One that cannot has the whole directory refused: the rules are then those accepted last, or anchord's own.",
 			"The file and line that are named; [templates](templates.md) has what there is.", checkTemplates,
 		},
