@@ -20,6 +20,9 @@ type Ruleset struct {
 // Line takes one line of the monitor.
 func (r *Ruleset) Line(line string) {
 	switch {
+	case strings.HasPrefix(line, "# ERROR: We lost"): // nobody knows what
+		r.Fire(anchord.SourceRuleset, time.Time{})
+		r.touched, r.ours = false, false
 	case strings.HasPrefix(line, "# new generation"):
 		if r.touched && !r.ours {
 			r.Fire(anchord.SourceRuleset, time.Time{})

@@ -43,6 +43,7 @@ add element ip anchord_v4 serial { 0x00000001 }
 		{"Docker's table and ours in one transaction", "add rule ip nat DOCKER_OUTPUT counter packets 0 bytes 0\nadd element ip anchord_v4 open_tcp { 443 }\n" + generation, 1},
 		{"theirs, then ours, then theirs", "delete rule ip anchord_v4 input handle 6\n" + generation + own + generation + "delete table ip anchord_v4\n" + generation, 2},
 		{"ours does not hide theirs", own + generation + "delete rule ip anchord_v4 input handle 6\n" + generation, 1},
+		{"lines lost in the middle of ours", "add chain ip anchord_v4 input\n# ERROR: We lost some netlink events!\n" + generation, 1},
 		{"not complete yet", "delete table ip anchord_v4\n", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

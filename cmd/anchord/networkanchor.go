@@ -64,6 +64,8 @@ type networkAnchor struct {
 	leases     watch.LeaseDir
 	adverts    *watch.Adverts
 	templates  *watch.TemplateDir
+	standing   chan struct{} // closed once the ruleset is in the kernel
+	stands     func()        // closes it
 
 	mu         sync.Mutex
 	last       anchord.Outcome
@@ -112,8 +114,9 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 	n := &networkAnchor{
 		vars: c, log: log, docker: docker, containers: containers, nft: &exec.NFT{},
 		trigger: anchord.NewTrigger(), leases: watch.LeaseDir{Path: leaseDir},
-		templates: &watch.TemplateDir{Path: c.TemplateDir},
+		templates: &watch.TemplateDir{Path: c.TemplateDir}, standing: make(chan struct{}),
 	}
+	n.stands = sync.OnceFunc(func() { close(n.standing) })
 	registry := newRegistry(n.unmet)
 	n.metrics = newNetworkMetrics(registry, uptime, bootID)
 	n.adverts = &watch.Adverts{Uptime: uptime, Fire: n.trigger.Fire}
@@ -214,24 +217,22 @@ func (n *networkAnchor) run(ctx context.Context) error {
 
 // watch starts everything that fires the trigger.
 func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
+	kernel := func() { n.trigger.Fire(anchord.SourceKernel, time.Time{}) }
+	n.monitor(ctx, group, &exec.Child{
+		Args: []string{"ip", "monitor", "link", "address", "route"}, Line: func(string) { kernel() }, Started: kernel,
+	}, nil)
 	rules := &watch.Ruleset{Fire: n.trigger.Fire}
 	restarted := false
-	for _, child := range []*exec.Child{
-		{
-			Args:    []string{"ip", "monitor", "link", "address", "route"},
-			Line:    func(string) { n.trigger.Fire(anchord.SourceKernel, time.Time{}) },
-			Started: func() { n.trigger.Fire(anchord.SourceKernel, time.Time{}) },
-		},
-		{Args: []string{"nft", "monitor"}, Line: rules.Line, Started: func() {
+	// It reads which tables there are before it listens, and is blind to those
+	// made in between; so the tables come first.
+	n.monitor(ctx, group, &exec.Child{
+		Args: []string{"nft", "monitor"}, Line: rules.Line, Started: func() {
 			if restarted { // what happened meanwhile was not seen
 				n.trigger.Fire(anchord.SourceRuleset, time.Time{})
 			}
 			restarted = true
-		}},
-	} {
-		child.Exited = childExited(n.log, child)
-		group.Go(func() error { child.Run(ctx); return nil })
-	}
+		},
+	}, n.standing)
 	group.Go(func() error { n.followLeases(ctx); return nil })
 	group.Go(func() error { n.followRouters(ctx); return nil })
 	group.Go(func() error { n.templates.Follow(ctx, n.trigger.Fire); return nil })
@@ -240,6 +241,22 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 		return nil
 	})
 	group.Go(func() error { n.repairer.Run(ctx); return nil })
+}
+
+// monitor keeps a child running that tells of changes, from when it may begin.
+func (n *networkAnchor) monitor(ctx context.Context, group *errgroup.Group, child *exec.Child, begin <-chan struct{}) {
+	child.Exited = childExited(n.log, child)
+	group.Go(func() error {
+		if begin != nil {
+			select {
+			case <-begin:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		child.Run(ctx)
+		return nil
+	})
 }
 
 // followLeases looks every second where the directory cannot be watched.
@@ -368,6 +385,9 @@ func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 	becameReady := !n.ready && o.Settled
 	n.ready = n.ready || o.Settled
 	n.mu.Unlock()
+	if o.RulesetIn {
+		n.stands()
+	}
 	if moved {
 		n.repairer.Trigger.Fire(anchord.SourceEngine, time.Time{})
 	}
