@@ -137,6 +137,34 @@ func TestDHCP(t *testing.T) {
 	}
 }
 
+// A LAN that is closed has left the Docker host at once, although a namespace
+// ends only when nobody holds it any more, and the next LAN can have its routes.
+func TestClosedLAN(t *testing.T) {
+	t.Parallel()
+	l := up(t, Options{})
+	route := func(lan *LAN) {
+		parent, err := lan.Parent(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		output(t, l.Root().Command(t.Context(), "ip", "route", "add", "default", "dev", parent))
+	}
+	first, err := l.LAN(t.Context(), LANOptions{NoDHCP: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Open(first.Switch.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	route(first)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	route(newLAN(t, l, LANOptions{NoDHCP: true}))
+}
+
 // script is an udhcpc hook that says what it was told.
 func script(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "hook")

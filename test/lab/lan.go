@@ -134,12 +134,12 @@ func (lan *LAN) AddHost(ctx context.Context, name string) (*Host, error) {
 // another one, since an old engine allows one network per parent.
 func (lan *LAN) Parent(ctx context.Context) (string, error) {
 	lan.mu.Lock()
+	defer lan.mu.Unlock()
 	name := fmt.Sprintf("%sp%d", lan.Name, len(lan.parents)+1)
-	lan.parents = append(lan.parents, name)
-	lan.mu.Unlock()
 	if err := lan.plug(ctx, lan.lab.root, name, name); err != nil {
 		return "", err
 	}
+	lan.parents = append(lan.parents, name)
 	// As little as an IPv4 address has it one of IPv6: what a service sends by
 	// the Docker host goes nowhere.
 	if err := lan.lab.root.Sysctl("net.ipv6.conf."+name+".disable_ipv6", "1"); err != nil {
@@ -153,7 +153,12 @@ func (lan *LAN) Close() error {
 	failed := []error{lan.StopDHCP()}
 	lan.mu.Lock()
 	defer lan.mu.Unlock()
-	// A veth goes with the namespace of its other end.
+	// A veth goes with the namespace of its other end, some time later. The
+	// Docker host's are gone at once, with what routes there are by them.
+	for _, name := range lan.parents {
+		failed = append(failed, lan.lab.root.ip(context.Background(), "link delete "+name))
+	}
+	lan.parents = nil
 	for i := len(lan.all) - 1; i >= 0; i-- {
 		failed = append(failed, lan.all[i].close())
 	}
