@@ -545,6 +545,19 @@ func TestStopGoesOnAfterAFailure(t *testing.T) {
 	}
 }
 
+// What did not come to its end in its time is tried once more, what failed is not.
+func TestStopTriesAgain(t *testing.T) {
+	g := working(t)
+	g.change(func() { g.fails["unroute"], g.fails["unrule"] = errBroken, context.DeadlineExceeded })
+	if err := g.Stop(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	want := []string{"release", "unroute 192.0.2.1 lan0 !", "remove lan0 192.0.2.77/24", "remove transit0 10.213.0.1/24", "unrule !", "unrule !"}
+	if did := g.effects(); !slices.Equal(did, want) {
+		t.Errorf("did %q, want %q", did, want)
+	}
+}
+
 func TestStopLeavesDockersAddress(t *testing.T) {
 	g := newRig(withAddress(usual()), auto())
 	g.look(t, anchord.SourceAll)

@@ -368,12 +368,11 @@ func (r Recipe) orphans(v RepairView) []Repair {
 func (v RepairView) rebinds() []Repair {
 	var plan []Repair
 	for _, m := range v.Members {
-		own := m.Project() == v.Self.Project() && v.Self.Project() != "" && m.ID != v.Self.ID
-		if !own || m.Labels[LabelManagedBy] != "" || m.NamespaceOf == "" || !m.isServiceAnchor(v.Self) || !m.wanted() {
+		if !v.follows(m) || !m.wanted() {
 			continue
 		}
-		target, known := find(v.Members, cmp.Or(m.NamespaceName, m.NamespaceOf))
-		if !known || !target.Running || target.ID == m.ID {
+		target, runs := v.target(m)
+		if !runs || target.ID == m.ID {
 			continue
 		}
 		switch {
@@ -384,6 +383,28 @@ func (v RepairView) rebinds() []Repair {
 		}
 	}
 	return plan
+}
+
+// follows says whether a container is one of those that rebinds looks after.
+func (v RepairView) follows(m Member) bool {
+	own := m.Project() == v.Self.Project() && v.Self.Project() != "" && m.ID != v.Self.ID
+	return own && m.Labels[LabelManagedBy] == "" && m.NamespaceOf != "" && m.isServiceAnchor(v.Self)
+}
+
+// target is the container that has the name now of the one that m joined, and
+// whether it runs.
+func (v RepairView) target(m Member) (Member, bool) {
+	target, known := find(v.Members, cmp.Or(m.NamespaceName, m.NamespaceOf))
+	return target, known && target.Running
+}
+
+// waits says whether what ails a container is only that its target does not run:
+// nobody can mend that, and it is mended when the target is back.
+func (c RepairConfig) waits(v RepairView, m Member) bool {
+	if _, runs := v.target(m); runs {
+		return false
+	}
+	return c.Rebind && v.follows(m) && m.NamespaceName != ""
 }
 
 // wanted says whether a container is to run: it does, or could not start. One
@@ -504,7 +525,7 @@ func (r *Repairer) reportDead(v RepairView, plan []Repair) time.Duration {
 	var notices []Notice
 	for _, d := range DeadNamespaces(v.Members) {
 		for _, m := range d.Victims {
-			if !v.ours(m) {
+			if !v.ours(m) || r.Config.waits(v, m) {
 				continue
 			}
 			since[m.ID] = r.dead[m.ID]

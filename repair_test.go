@@ -898,6 +898,12 @@ func TestDeadNamespacesThatAreNotTold(t *testing.T) {
 		"stopped in the grace": func(m *mender) {
 			time.AfterFunc(3*time.Second, func() { m.change(func() { m.n.get("web").Running = false }) })
 		},
+		"a rebinder's, whose target is down": func(m *mender) {
+			m.Config.Rebind = true
+			m.n.get("web").Env = []string{"ANCHORD_MODE=service-anchor"}
+			m.n.get("web").NamespaceName = "gw"
+			m.n.remove("gw")
+		},
 		"docker cannot be looked": func(m *mender) { m.lookErr = errBroken },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,23 +33,30 @@ func (u *undoing) gateway(iface string, p netip.Prefix) {
 	}
 }
 
-// Times of a stop, which promises to end within 5 s: for each step, and for all
-// between the DHCP clients and the ruleset, so that what hangs leaves time for the
-// others. A step takes some ten milliseconds.
+// Times of a stop, which promises to end within 5 s: for each try of a step, for
+// all steps between the DHCP clients and the ruleset, so that what hangs leaves
+// time for the others, and for all together. A step takes some ten milliseconds;
+// on a host that is being shut down a program may not run for a while, so a step
+// is tried twice.
 const (
 	stepTime = time.Second
 	undoTime = 2 * time.Second
+	stopTime = 4500 * time.Millisecond
 )
 
 // Stop undoes what the reconciler did to the namespace: the clients release
 // their leases while the addresses are still there, then the routes, the
 // addresses and last the tables go, so that nothing is open in between.
 func (r *Reconciler) Stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTime)
+	defer cancel()
 	var errs []error
 	step := func(ctx context.Context, what string, do func(context.Context) error) {
-		ctx, cancel := context.WithTimeout(ctx, stepTime)
-		defer cancel()
-		if err := do(ctx); err != nil {
+		err := inTime(ctx, do)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = inTime(ctx, do)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			r.Reporter.Event(Warn, EventStopping, "not done: "+err.Error(), nil)
 			return
@@ -79,4 +86,10 @@ func (r *Reconciler) Stop(ctx context.Context) error {
 	}
 	step(ctx, "ruleset removed", r.Tables.Remove)
 	return errors.Join(errs...)
+}
+
+func inTime(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	return do(ctx)
 }

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	osexec "os/exec"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,8 +28,11 @@ type Child struct {
 	// Line is given each line of standard output and error, from one
 	// goroutine at a time.
 	Line func(line string)
-	// Started and Exited, if set, are told of each start and unexpected end.
+	// Started and Exited, if set, are told of each start and unexpected end; of
+	// a start that Listens, when the child listens, so that whoever looks then
+	// misses nothing.
 	Started func()
+	Listens bool // to multicast groups of netlink(7)
 	Exited  func(err error, again time.Duration)
 	// BackoffMax caps the pause between tries, which starts at 1 s; 0 means
 	// 30 s.
@@ -112,12 +118,12 @@ func (c *Child) once(ctx context.Context) error {
 		output.Close()
 		return &CommandError{Args: c.Args, ExitCode: -1, Err: err}
 	}
-	if c.Started != nil {
-		c.Started()
-	}
+	var telling sync.WaitGroup
+	telling.Go(func() { c.tellStarted(ctx, cmd.Process.Pid, ended) })
 	go c.listen(ctx, cancel, cmd.Process.Pid)
 	err := cmd.Wait()
 	close(ended)
+	telling.Wait()
 	// Whatever of the group is left after the grace is ended for good.
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	output.Close()
@@ -130,6 +136,44 @@ func (c *Child) once(ctx context.Context) error {
 		return fmt.Errorf("%s ended: %s", c.Args[0], cmd.ProcessState)
 	}
 	return &CommandError{Args: c.Args, ExitCode: exitCode(cmd), Err: err}
+}
+
+// listenTime is given up waiting after: who looks too early sees more than who
+// never looks.
+const listenTime = time.Second
+
+// tellStarted tells of a start, in its own time.
+func (c *Child) tellStarted(ctx context.Context, pid int, ended <-chan struct{}) {
+	if c.Started == nil {
+		return
+	}
+	for began := time.Now(); c.Listens && !listens(pid) && time.Since(began) < listenTime; {
+		select {
+		case <-ended:
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	if ctx.Err() == nil {
+		c.Started()
+	}
+}
+
+// listens says whether a process has joined a group. The kernel names sockets
+// that chose no address after their process.
+func listens(pid int) bool {
+	table, err := os.ReadFile("/proc/self/net/netlink")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(table)) {
+		// sk Eth Pid Groups ...
+		f := strings.Fields(line)
+		if len(f) > 3 && f[2] == strconv.Itoa(pid) && strings.Trim(f[3], "0") != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // forget drops what was meant for the run before.

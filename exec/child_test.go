@@ -94,6 +94,29 @@ func number(t *testing.T, s string) (n int) {
 	return n
 }
 
+// A child that listens is told of as started when it does; one that ends before
+// is not.
+func TestChildListens(t *testing.T) {
+	begun := filepath.Join(t.TempDir(), "begun")
+	early := false
+	k := tend(t, Child{Listens: true, Args: []string{"sh", "-c", "sleep 0.3; touch " + begun + "; exec ip monitor link"}})
+	k.until(t, "a start", func() bool {
+		_, err := os.Stat(begun)
+		early = early || (k.starts > 0 && err != nil)
+		return k.starts == 1
+	})
+	if early {
+		t.Error("told of before it listened")
+	}
+	k = tend(t, Child{Listens: true, Args: []string{"sh", "-c", "exit 1"}, BackoffMax: time.Millisecond})
+	k.until(t, "three ends", func() bool { return len(k.exits) >= 3 })
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.starts != 0 {
+		t.Errorf("told of %d starts of a child that never listened", k.starts)
+	}
+}
+
 func TestChildIsStartedAgain(t *testing.T) {
 	k := tend(t, Child{Args: []string{"sh", "-c", "echo out; echo err >&2; exit 1"}, BackoffMax: time.Millisecond})
 	k.until(t, "three starts", func() bool { return k.starts >= 3 && len(k.lines) >= 6 })

@@ -128,11 +128,11 @@ func Connects(ctx context.Context, from netip.Addr, to netip.AddrPort) error {
 // Reaches has the kernel ask anew for a neighbour, and says whether it answers
 // before ctx ends.
 func (i IP) Reaches(ctx context.Context, iface string, addr netip.Addr) (bool, error) {
-	show := func() (string, error) {
+	show := func(ctx context.Context) (string, error) {
 		out, err := i.Runner.Run(ctx, "", "ip", "neighbour", "show", addr.String(), "dev", iface)
 		return string(out), err
 	}
-	before, err := show()
+	before, err := show(ctx)
 	if err != nil {
 		return false, fmt.Errorf("looking for neighbour %s: %w", addr, err)
 	}
@@ -146,15 +146,15 @@ func (i IP) Reaches(ctx context.Context, iface string, addr netip.Addr) (bool, e
 	if _, err := i.Runner.Run(ctx, "", ask...); err != nil {
 		return false, fmt.Errorf("asking for neighbour %s: %w", addr, err)
 	}
-	for {
-		state, err := show()
-		if strings.Contains(state, "REACHABLE") {
+	for ctx.Err() == nil {
+		if state, _ := show(ctx); strings.Contains(state, "REACHABLE") {
 			return true, nil
 		}
-		if err != nil || !sleep(ctx, 50*time.Millisecond) {
-			return false, nil
-		}
+		sleep(ctx, 50*time.Millisecond)
 	}
+	// It may have answered while we were kept from looking.
+	state, err := show(context.WithoutCancel(ctx))
+	return strings.Contains(state, "REACHABLE"), err
 }
 
 // Raised takes an interface up, if it is down, and says how to undo it.

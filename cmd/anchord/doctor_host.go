@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -259,6 +260,8 @@ func (p program) judge(version string, err error) finding {
 	switch {
 	case exec.Missing(err):
 		return fault(p.result, "use the anchord image, or install it in yours", "%s is missing: %s", p.name, p.lost)
+	case errors.Is(err, context.DeadlineExceeded):
+		return skipped("%s did not tell its version in time", p.name)
 	case err != nil:
 		return warning("use the anchord image", "%s does not tell its version: %v", p.name, err)
 	case older(version, p.tested):

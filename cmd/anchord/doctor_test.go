@@ -105,6 +105,7 @@ func TestDoctorJudgesPrograms(t *testing.T) {
 		{"much older", "0.9.8", nil, isWarning, "older"},
 		{"missing", "", missing, isFailure, "nft is missing: there is no ruleset"},
 		{"silent", "", errors.New("tells no version"), isWarning, "does not tell"},
+		{"slow", "", fmt.Errorf("nft: %w", context.DeadlineExceeded), isSkipped, "in time"},
 	} {
 		wantFinding(t, c.name, []finding{nft.judge(c.version, c.err)}, c.result, c.word)
 	}

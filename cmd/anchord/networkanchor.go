@@ -219,14 +219,14 @@ func (n *networkAnchor) run(ctx context.Context) error {
 func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	kernel := func() { n.trigger.Fire(anchord.SourceKernel, time.Time{}) }
 	n.monitor(ctx, group, &exec.Child{
-		Args: []string{"ip", "monitor", "link", "address", "route"}, Line: func(string) { kernel() }, Started: kernel,
+		Args: []string{"ip", "monitor", "link", "address", "route"}, Line: func(string) { kernel() }, Started: kernel, Listens: true,
 	}, nil)
 	rules := &watch.Ruleset{Fire: n.trigger.Fire}
 	restarted := false
 	// It reads which tables there are before it listens, and is blind to those
 	// made in between; so the tables come first.
 	n.monitor(ctx, group, &exec.Child{
-		Args: []string{"nft", "monitor"}, Line: rules.Line, Started: func() {
+		Args: []string{"nft", "monitor"}, Line: rules.Line, Listens: true, Started: func() {
 			if restarted { // what happened meanwhile was not seen
 				n.trigger.Fire(anchord.SourceRuleset, time.Time{})
 			}
@@ -401,6 +401,9 @@ func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 func (n *networkAnchor) dockerAsked(err error) {
 	n.mu.Lock()
 	changed := !n.dockerSeen || (err == nil) != (n.dockerErr == nil)
+	if err == nil && n.dockerErr != nil {
+		n.eventsErr = nil // the outage's, until the next try says otherwise
+	}
 	n.dockerSeen, n.dockerErr = true, err
 	eventsErr := n.eventsErr
 	tellEvents := err == nil && eventsErr != nil && !n.eventsTold

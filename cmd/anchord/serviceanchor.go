@@ -61,7 +61,8 @@ func (s *serviceAnchor) run(ctx context.Context) error {
 	gateway := &watch.Gateway{Fire: s.follower.Trigger.Fire}
 	monitor := &exec.Child{
 		Args: []string{"ip", "monitor", "label", "address", "route", "neigh"},
-		Line: gateway.Line,
+		Line: gateway.Line, Listens: true,
+		Started: func() { s.follower.Trigger.Fire(anchord.SourceKernel, time.Time{}) },
 	}
 	monitor.Exited = childExited(s.log, monitor)
 	var wg sync.WaitGroup

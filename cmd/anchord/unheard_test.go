@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,5 +35,30 @@ func TestLeasesThatCannotBeWatched(t *testing.T) {
 	<-ended
 	if err := told.Log(log.String()); err != nil || !strings.Contains(log.String(), anchord.EventLeaseWatchFailed) {
 		t.Errorf("%v: %s", err, &log)
+	}
+}
+
+// What could not be followed while Docker was away is no fault of its own once
+// it is back; a try that fails from then on is.
+func TestEventsAfterAnOutage(t *testing.T) {
+	var log bytes.Buffer
+	n := &networkAnchor{
+		log: newLogger(&log, 4), trigger: anchord.NewTrigger(),
+		metrics: newNetworkMetrics(newRegistry(func() []string { return nil }), uptime, ""), reconciler: &anchord.Reconciler{},
+	}
+	gone, refused := errors.New("connection refused"), errors.New("403")
+	n.dockerAsked(nil)
+	n.dockerSubscribed(nil)
+	n.dockerSubscribed(gone)
+	n.dockerAsked(gone)
+	n.dockerAsked(nil)
+	n.dockerSubscribed(nil)
+	if err := told.Log(log.String()); err != nil || strings.Contains(log.String(), anchord.EventDockerEventsLost) {
+		t.Errorf("%v: %s", err, &log)
+	}
+	n.dockerSubscribed(refused)
+	n.dockerAsked(nil)
+	if !strings.Contains(log.String(), anchord.EventDockerEventsLost) {
+		t.Errorf("a refused subscription is not told of: %s", &log)
 	}
 }
