@@ -74,11 +74,10 @@ func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
 // gone waits until no process of the group is left.
 func gone(pgid int) bool {
-	for range 200 {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if syscall.Kill(-pgid, 0) == syscall.ESRCH {
 			return true
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	return false
 }

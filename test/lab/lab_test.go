@@ -59,10 +59,7 @@ func TestReleases(t *testing.T) {
 			lan := newLAN(t, l, LANOptions{Remote: true})
 			addr := macvlanPeer(t, l, lan)
 			for _, client := range []*Host{lan.Client, lan.Remote} {
-				answer, err := probe.Ask(t.Context(), client, "tcp", netip.AddrPortFrom(addr, 80).String())
-				if err != nil {
-					t.Fatalf("asking from %s: %v", client.Name, err)
-				}
+				answer := asked(t, client, "tcp", netip.AddrPortFrom(addr, 80).String())
 				if answer.Peer != answer.From {
 					t.Errorf("the service saw %s, the client was %s", answer.Peer, answer.From)
 				}
@@ -94,10 +91,22 @@ func inside(t *testing.T, l *Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := probe.Ask(t.Context(), host, "udp", "127.0.0.1:80")
-	if err != nil || answer.Local != "127.0.0.1:80" {
-		t.Errorf("asked the container from inside: %v, %v", answer, err)
+	if answer := asked(t, host, "udp", "127.0.0.1:80"); answer.Local != "127.0.0.1:80" {
+		t.Errorf("asked the container from inside: %v", answer)
 	}
+}
+
+// asked is a peer's answer, which may have to begin first.
+func asked(t *testing.T, from *Host, network, address string) (answer probe.Answer) {
+	t.Helper()
+	var err error
+	if limit := waitFor(t.Context(), 20*time.Second, func() (bool, error) {
+		answer, err = probe.Ask(t.Context(), from, network, address)
+		return err == nil, nil
+	}); limit != nil {
+		t.Fatalf("asking %s from %s: %v", address, from.Name, err)
+	}
+	return answer
 }
 
 // A client gets an address, sees the lease time asked for and follows the

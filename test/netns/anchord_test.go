@@ -37,6 +37,12 @@ func (e entry) str(key string) string {
 	return s
 }
 
+// at is when it was logged.
+func (e entry) at() time.Time {
+	at, _ := time.Parse(time.RFC3339Nano, e.str("time"))
+	return at
+}
+
 // anchord starts the network-anchor in its container.
 func (w *world) anchord(env ...string) *anchord {
 	w.t.Helper()
@@ -138,7 +144,7 @@ func (n *ns) addresses(iface string) ([]string, error) {
 
 // get asks the socket in the run directory.
 func (a *anchord) get(path string) (int, string, error) {
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: hang, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(a.runDir, "anchord.sock"))

@@ -211,12 +211,12 @@ func TestTheAddressThatDockerGaveIsReplacedByALeaseAndComesBack(t *testing.T) {
 			eventually(t, deadline, l.client.answers("tcp", given+":80", "web "+clientIP))
 			eventually(t, deadline, l.web.answers("tcp", outsideIP+":80", "outside "+given))
 			eventually(t, deadline, l.a.logs("dhcp.lost"))
+			eventually(t, deadline, l.forgets(firstIP))
 			for what, s := range map[string]*session{"inwards": traffic.inward, "outwards": traffic.outward} {
 				if s.echo() == nil {
 					t.Errorf("a connection %s of the old address lives on", what)
 				}
 			}
-			eventually(t, deadline, l.forgets(firstIP))
 			eventually(t, deadline, l.a.logs("address.removed", firstIP))
 			l.srv.change(func(d *dhcpd) { d.addr, d.strict, d.silent = netip.MustParseAddr(secondIP), false, false })
 			eventually(t, shortLease, l.hasOnly(secondIP))

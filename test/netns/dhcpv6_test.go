@@ -443,6 +443,7 @@ func TestAJumpOfTheWallClockEndsNoDHCPv6Lease(t *testing.T) {
 	clock := l.fakeClock()
 	l.a = clock.anchord().ready()
 	eventually(t, hang, l.hasOnly6(leasedIP6))
+	solicited := len(l.srv.messages(solicit6))
 	kept := l.keeps(leasedIP6)
 	for _, jump := range []string{"+10y", "-1y"} {
 		eventually(t, hang, l.srv.hearsMore(renew6))
@@ -452,7 +453,7 @@ func TestAJumpOfTheWallClockEndsNoDHCPv6Lease(t *testing.T) {
 		if took := time.Since(before); took < 4*time.Second {
 			t.Errorf("%s: the client renewed after %v", jump, took)
 		}
-		if n := len(l.srv.messages(solicit6)); n != 1 {
+		if n := len(l.srv.messages(solicit6)); n != solicited {
 			t.Errorf("%s: the client began anew", jump)
 		}
 	}

@@ -149,7 +149,8 @@ func TestTheFamiliesDoNotWaitForEachOther(t *testing.T) {
 			}
 			r := &running{world: w}
 			r.a = w.anchord().ready()
-			if took := time.Since(r.a.started); took > 3*time.Second {
+			eventually(t, deadline, r.a.logs("anchord.ready"))
+			if took := r.a.entries("anchord.ready")[0].at().Sub(r.a.started); took > 3*time.Second {
 				t.Errorf("ready only after %v", took)
 			}
 			if c.v6 {
@@ -232,6 +233,8 @@ func TestTheProjectDoesNotRouteForTheLANInIPv6(t *testing.T) {
 	seen := r.outside.capture("eth0", "udp port 53")
 	back := r.client.capture("eth0", "icmp6 and src host "+firstIP6+" and ip6[40] < 5")
 	eventually(t, deadline, r.client.answers("udp", on6(outsideIP6, 53), "outside "+clientIP6))
+	eventually(t, hang, seen.sees(clientIP6+`\.\d+ > `+outsideIP6+`\.53`))
+	eventually(t, hang, seen.sees(outsideIP6+`\.53 > `+clientIP6))
 	seen.settle(200 * time.Millisecond)
 	before := len(seen.out.list())
 	r.client.ip("route add " + outsideIP6 + " via " + firstIP6 + "\n")

@@ -16,6 +16,7 @@ func TestKilledAndStartedAgain(t *testing.T) {
 	old := r.backend("old", 11, "tcp/81")
 	old.serveTCP("old", ":81")
 	r.outside.serveTCP("outside", ":80")
+	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
 	in, out := r.client.session(r.addr(80)), web.session(outsideIP+":80")
 	eventually(t, deadline, r.client.answers("tcp", r.addr(81), "old "+clientIP))
 	r.a.crash()

@@ -170,6 +170,8 @@ func TestTheProjectDoesNotRouteForTheLAN(t *testing.T) {
 	r.outside.serveUDP("outside", ":53")
 	seen := r.outside.capture("eth0", "udp port 53")
 	eventually(t, deadline, r.client.answers("udp", outsideIP+":53", "outside "+clientIP))
+	eventually(t, hang, seen.sees(clientIP+`\.\d+ > `+outsideIP+`\.53`))
+	eventually(t, hang, seen.sees(outsideIP+`\.53 > `+clientIP))
 	seen.settle(200 * time.Millisecond)
 	before := len(seen.out.list())
 	r.client.ip("route add " + outsideIP + " via " + r.ext + "\n")

@@ -211,7 +211,7 @@ type stream struct {
 	conn net.Conn
 	mu   sync.Mutex
 	last string
-	at   time.Time
+	at   time.Duration // of awake
 }
 
 func (n *ns) stream(addr string) *stream {
@@ -249,7 +249,7 @@ func (s *stream) listen() {
 			continue
 		}
 		s.mu.Lock()
-		s.last, s.at = string(buf[:k]), time.Now()
+		s.last, s.at = string(buf[:k]), awake()
 		s.mu.Unlock()
 	}
 }
@@ -259,8 +259,8 @@ func (s *stream) answeredBy(want string) func() error {
 	return func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.last != want || time.Since(s.at) > 200*time.Millisecond {
-			return fmt.Errorf("the last answer is %q of %v ago, want %q now", s.last, time.Since(s.at), want)
+		if ago := awake() - s.at; s.last != want || ago > 200*time.Millisecond {
+			return fmt.Errorf("the last answer is %q of %v ago, want %q now", s.last, ago, want)
 		}
 		return nil
 	}

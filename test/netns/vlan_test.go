@@ -239,6 +239,12 @@ func TestAParentThatCannotBeUsed(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, setup{parent: vlanParent})
+			eventually(t, hang, func() error { // the kernel says so some time later
+				if link := w.box.run("ip", "-o", "link", "show", "dev", "transit0"); !strings.Contains(link, " state UP ") {
+					return errors.New(link)
+				}
+				return nil
+			})
 			before := w.box.run("ip", "-o", "link", "show")
 			a := w.anchord("ANCHORD_VLAN_PARENT="+c.parent, "ANCHORD_EXT_IFACE="+c.iface)
 			eventually(t, hang, a.logs("network.ext_missing", c.words...))

@@ -75,7 +75,7 @@ func UDPFlow(ctx context.Context, dialer Dialer, address string, interval, lengt
 	if err != nil {
 		return FlowReport{}, err
 	}
-	f := &flow{conn: conn, log: log, start: time.Now(), gap: 10 * interval}
+	f := &flow{conn: conn, log: log, start: time.Now(), interval: interval}
 	f.last = f.start
 	f.report.From = conn.LocalAddr().String()
 	received := make(chan struct{})
@@ -83,27 +83,32 @@ func UDPFlow(ctx context.Context, dialer Dialer, address string, interval, lengt
 		defer close(received)
 		f.receive()
 	}()
-	f.send(ctx, interval)
-	conn.SetReadDeadline(time.Now().Add(interval)) // for the last answer
+	f.send(ctx)
+	f.end.Store(int64(time.Since(f.start)))
+	conn.SetReadDeadline(time.Now())
 	<-received
 	conn.Close()
-	f.noteGap(time.Now())
+	f.noteGap(f.start.Add(time.Duration(f.end.Load())))
 	f.report.Errors = int(f.errors.Load())
 	return f.report, nil
 }
 
 type flow struct {
-	conn   net.Conn
-	log    io.Writer
-	start  time.Time
-	gap    time.Duration
-	last   time.Time
-	errors atomic.Int64 // the kernel tells them to whichever call comes next
-	report FlowReport
+	conn     net.Conn
+	log      io.Writer
+	start    time.Time
+	interval time.Duration
+	last     time.Time
+	end      atomic.Int64 // of sending, nanoseconds from start; 0: not yet
+	errors   atomic.Int64 // the kernel tells them to whichever call comes next
+	report   FlowReport
 }
 
-func (f *flow) send(ctx context.Context, interval time.Duration) {
-	ticker := time.NewTicker(interval)
+// lastAnswers is how long those are waited for that are under way at the end.
+const lastAnswers = time.Second
+
+func (f *flow) send(ctx context.Context) {
+	ticker := time.NewTicker(f.interval)
 	defer ticker.Stop()
 	for {
 		f.report.Sent++
@@ -118,14 +123,19 @@ func (f *flow) send(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// receive ends at the read deadline; other errors are about a datagram sent
-// earlier, and the flow goes on.
+// receive ends when all is sent and answered, or not answered for too long.
+// Errors are about a datagram sent earlier, and the flow goes on.
 func (f *flow) receive() {
 	buf := make([]byte, 65536)
 	for {
 		n, err := f.conn.Read(buf)
 		if e, ok := err.(net.Error); ok && e.Timeout() {
-			return
+			late := time.Since(f.start) - time.Duration(f.end.Load())
+			if f.report.Answered >= f.report.Sent || late > lastAnswers {
+				return
+			}
+			f.conn.SetReadDeadline(time.Now().Add(f.interval))
+			continue
 		}
 		if err != nil {
 			f.errors.Add(1)
@@ -155,7 +165,7 @@ func (f *flow) note(answer string, now time.Time) {
 func (f *flow) noteGap(now time.Time) {
 	gap := now.Sub(f.last)
 	f.report.LongestGap = max(f.report.LongestGap, gap)
-	if gap > f.gap {
+	if gap > 10*f.interval {
 		f.logf("no answer for %v", gap.Round(time.Millisecond))
 	}
 }

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -71,7 +74,7 @@ func TestHTTP(t *testing.T) {
 }
 
 func TestUDPFlow(t *testing.T) {
-	report, err := UDPFlow(t.Context(), &net.Dialer{}, serve(t, "udp"), 5*time.Millisecond, 100*time.Millisecond, io.Discard)
+	report, err := UDPFlow(t.Context(), &net.Dialer{}, serve(t, "udp"), 5*time.Millisecond, 500*time.Millisecond, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,25 +91,61 @@ func TestUDPFlowOutage(t *testing.T) {
 	}
 	address := free.LocalAddr().String()
 	free.Close()
-	go func() {
-		time.Sleep(100 * time.Millisecond)
+	ctx, answered := context.WithTimeout(t.Context(), 20*time.Second)
+	defer answered()
+	appears := &appearing{refused: sync.OnceFunc(func() {
 		endpoints, _ := ParseEndpoints("udp:" + address[strings.LastIndex(address, ":")+1:])
 		s, err := Serve(endpoints, io.Discard)
-		if err == nil {
-			t.Cleanup(func() { s.Close() })
+		if err != nil {
+			t.Error(err)
+			return
 		}
-	}()
-	report, err := UDPFlow(t.Context(), &net.Dialer{}, address, 5*time.Millisecond, 300*time.Millisecond, io.Discard)
+		t.Cleanup(func() { s.Close() })
+	}), answered: answered}
+	report, err := UDPFlow(ctx, appears, address, 5*time.Millisecond, 20*time.Second, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if report.Answered == 0 || report.FirstAfter < 90*time.Millisecond || report.Errors == 0 {
+	if report.Answered == 0 || report.FirstAfter == 0 || report.Errors == 0 {
 		t.Errorf("%+v", report)
 	}
 }
 
+// appearing has the service appear with the first refusal, and the flow end with
+// the first answer.
+type appearing struct{ refused, answered func() }
+
+func (a *appearing) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	return told{conn, a}, err
+}
+
+type told struct {
+	net.Conn
+	*appearing
+}
+
+func (c told) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	switch {
+	case err == nil:
+		c.answered()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		c.refused()
+	}
+	return n, err
+}
+
+func (c told) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		c.refused()
+	}
+	return n, err
+}
+
 func TestConnFlood(t *testing.T) {
-	report := ConnFlood(t.Context(), &net.Dialer{}, serve(t, "tcp"), 4, 100*time.Millisecond, nil)
+	report := ConnFlood(t.Context(), &net.Dialer{}, serve(t, "tcp"), 4, 500*time.Millisecond, nil)
 	if report.Connections < 10 || report.Failures != 0 {
 		t.Errorf("%+v", report)
 	}
