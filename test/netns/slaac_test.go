@@ -249,18 +249,6 @@ func (w *world) hasOnly6(want ...string) func() error {
 	}
 }
 
-// hasTentative is a condition: the kernel checks whether another host has this
-// address.
-func (n *ns) hasTentative(addr string) func() error {
-	return func() error {
-		addrs, err := n.addresses6("lan0")
-		if err == nil && !slices.Contains(addrs, address6{addr, "global", true, false}) {
-			err = fmt.Errorf("lan0 has %v", addrs)
-		}
-		return err
-	}
-}
-
 // slaac is the address that a card with this MAC makes in a prefix (RFC 4291,
 // appendix A).
 func slaac(prefix, mac string) string {
