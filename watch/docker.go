@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -323,7 +324,10 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 	if err := d.reachable(ctx); err != nil {
 		return explain("following docker's events", err)
 	}
-	messages, errs := d.client.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+	// The engine may answer before it has subscribed us; what comes in between is
+	// told as well to whoever asks for all since now.
+	now := time.Now()
+	messages, errs := d.client.Events(ctx, events.ListOptions{Since: fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond()), Filters: filters.NewArgs(
 		filters.Arg("type", "container"), filters.Arg("type", "network"),
 		filters.Arg("event", "start"), filters.Arg("event", "die"), filters.Arg("event", "destroy"),
 		filters.Arg("event", "rename"), filters.Arg("event", "pause"), filters.Arg("event", "unpause"),
@@ -337,8 +341,7 @@ func (d *Docker) followOnce(ctx context.Context, up func(), fire func(anchord.So
 		d.listing.void()
 		up()
 	}
-	// The engine may answer before it has subscribed us: look once more.
-	later, waiting := time.NewTimer(time.Second), true
+	later, waiting := time.NewTimer(math.MaxInt64), false
 	defer later.Stop()
 	for {
 		select {

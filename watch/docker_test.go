@@ -17,6 +17,7 @@ import (
 	"github.com/docker/docker/api/types/network"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/fakedocker"
 )
 
 func TestContainerAsDockerListsIt(t *testing.T) {
@@ -254,6 +255,30 @@ func TestRefusedEventsAreNoSubscription(t *testing.T) {
 			if err == nil || t.Failed() {
 				t.Fatalf("status %d: %v", status, err)
 			}
+		}
+	}
+}
+
+// An engine answers before it has subscribed whoever asks. What happens in between
+// is told all the same.
+func TestNothingHappensBeforeTheSubscription(t *testing.T) {
+	srv, d := fake(t)
+	srv.SubscribeAfter(200 * time.Millisecond)
+	connected, told := make(chan bool, 1), make(chan anchord.Source, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go d.followOnce(ctx, func() { connected <- true }, func(s anchord.Source, _ time.Time) { told <- s }) //nolint:errcheck // it ends with ctx
+	<-connected
+	srv.AddContainer(fakedocker.Container{Name: "web", Labels: compose("shop", "web")})
+	limit := time.After(20 * time.Second)
+	for {
+		select {
+		case s := <-told:
+			if s&anchord.SourceEngine != 0 {
+				return
+			}
+		case <-limit:
+			t.Fatal("its start was never told")
 		}
 	}
 }

@@ -104,19 +104,21 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	down := s.stopped
+	down, pause := s.stopped, s.subscribeAfter
 	s.mu.Unlock()
-	past, st := s.broker.subscribe(since)
-	defer s.broker.unsubscribe(st)
+	// As the real one, it answers first.
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush()
+	time.Sleep(pause)
+	past, st := s.broker.subscribe(since)
+	defer s.broker.unsubscribe(st)
 	send := func(m events.Message) {
 		if included(m, f) {
 			json.NewEncoder(w).Encode(m) //nolint:errcheck // a client that has gone ends the request's context
 		}
 		w.(http.Flusher).Flush()
 	}
-	w.(http.Flusher).Flush()
 	for _, m := range past {
 		send(m)
 	}

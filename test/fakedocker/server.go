@@ -35,15 +35,16 @@ type Request struct {
 type Server struct {
 	path string
 
-	mu         sync.Mutex
-	http       *http.Server
-	stopped    chan struct{} // closed when the current listener goes down
-	networks   map[string]network.Inspect
-	containers map[string]*Container
-	requests   []Request
-	failures   map[string]int
-	delay      map[string]time.Duration
-	broker     broker
+	mu             sync.Mutex
+	http           *http.Server
+	stopped        chan struct{} // closed when the current listener goes down
+	networks       map[string]network.Inspect
+	containers     map[string]*Container
+	requests       []Request
+	failures       map[string]int
+	delay          map[string]time.Duration
+	subscribeAfter time.Duration
+	broker         broker
 }
 
 // Start listens on the unix socket at path.
@@ -121,6 +122,13 @@ func (s *Server) Fail(pathPrefix string, status int) {
 		return
 	}
 	s.failures[pathPrefix] = status
+}
+
+// SubscribeAfter holds back the events, but not the answer that they will come.
+func (s *Server) SubscribeAfter(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subscribeAfter = d
 }
 
 // Delay holds back the answer to every call whose path begins with pathPrefix.
