@@ -125,6 +125,9 @@ func (c *contest) isThere(r rival) {
 	c.within(patience, time.Now(), "a answers", c.reaches(c.lan.Client, r.a, 25))
 	c.within(patience, time.Now(), "b answers", c.reaches(c.lan.Client, r.b, 26))
 	c.within(patience, time.Now(), "a answers in IPv6", c.reaches(c.lan.Client, r.a6, 25))
+	if r.other.IsValid() {
+		c.within(patience, time.Now(), "the second project's a answers", c.reaches(c.lan.Client, r.other, 25))
+	}
 }
 
 // reaches is a look at whether a host gets any answer.
@@ -136,11 +139,7 @@ func (c *contest) reaches(from *lab.Host, addr netip.Addr, port uint16) func(con
 }
 
 // yes looks once.
-func (c *contest) yes(look func(context.Context) error) bool {
-	ctx, cancel := context.WithTimeout(c.ctx, 2*time.Second)
-	defer cancel()
-	return look(ctx) == nil
-}
+func (c *contest) yes(look func(context.Context) error) bool { return look(c.ctx) == nil }
 
 func word(yes bool) string {
 	if yes {
@@ -257,6 +256,8 @@ func (c *contest) hostMode() rival {
 	text := services("    network_mode: host", "    network_mode: host")
 	one := c.plain("hostmode-one", text)
 	one.up()
+	// Which of them comes first decides who has the ports.
+	c.within(patience, time.Now(), "a answers", c.reaches(c.lan.Client, c.host, 80))
 	two := c.plain("hostmode-two", text)
 	two.up("a")
 	c.within(patience, time.Now(), "the second project's a has ended", func(context.Context) error {

@@ -22,6 +22,7 @@ services:
     networks: [transit]
     labels: {anchord.expose: "tcp/80,tcp/81"}
 `)
+	p.withoutPoll("anchord")
 	p.up("anchord", "older")
 	addr := p.reachable(80)
 	p.up("newer")
@@ -43,9 +44,8 @@ services:
 		s.Errorf("the log tells of the conflict: %v", lines)
 	}
 
-	gone := time.Now()
 	p.compose("stop", "older")
-	s.within(5*time.Second, gone, "the newer one takes over", func(ctx context.Context) error {
+	s.within(patience, time.Now(), "the newer one takes over", func(ctx context.Context) error {
 		answer, err := asks(ctx, s.lan.Client, "tcp", addr, 80)
 		if err == nil && answer.Host != p.inspect("newer").ID[:12] {
 			err = fmt.Errorf("port 80 is answered by %v", answer)

@@ -40,12 +40,15 @@ var unfiltered = []scenario{
 }
 
 // alone run one after the other, at the end: what is promised within a second,
-// and what keeps the machine busy.
+// what keeps the machine busy, and what needs or floods Docker's memory of events,
+// which all share.
 var alone = []scenario{
 	{name: "UDP flows that never pause", run: udpFlows},
 	{name: "anchord is recreated", run: anchordRecreated},
 	{name: "anchord is killed", run: anchordKilled},
 	{name: "tables and route deleted by hand", run: repairedByHand},
+	{name: "wrapped: a target is recreated", run: wrappedRecreated},
+	{name: "wrapped: a target's name is forgotten", run: wrappedForgotten},
 	{name: "a container stays on another project's network", run: externalRebinder},
 	{name: "fifty recreations", run: fiftyRecreations},
 	{name: "the newcomer's path", run: newcomersPath},

@@ -67,11 +67,12 @@ func withoutNetAdmin(s *site) {
 		}
 		return nil
 	})
-	if d := p.doctor("anchord"); d.Failures != 1 || d.Warnings > 0 {
-		s.Errorf("of one thing that is missing the doctor makes %d failures:\n%s", d.Failures, d.text)
-	} else {
-		p.told(d, "capabilities", "fail", "NET_ADMIN is missing")
-	}
+	p.finds("the one thing that is missing", p.doctor("anchord"), reports("capabilities", "fail", "NET_ADMIN is missing"), func(d diagnosis) error {
+		if d.Failures != 1 || d.Warnings > 0 {
+			return fmt.Errorf("it makes %d failures of it:\n%s", d.Failures, d.text)
+		}
+		return nil
+	})
 	// It tries again after one and after three seconds.
 	s.stays(5*time.Second, "that one error", func(context.Context) error {
 		if said := errors(); len(said) != 1 {
