@@ -191,18 +191,18 @@ func (p *project) receivesMail(addr netip.Addr) {
 // exposes checks which ports status names, and no others.
 func (p *project) exposes(want ...string) {
 	p.Helper()
-	ports := map[string]bool{}
-	for _, e := range p.status().Exposed {
-		ports[e.Protocol+"/"+e.Ports] = true
-	}
-	for _, port := range want {
-		if !ports[port] {
-			p.Errorf("%s is not exposed, but %v", port, ports)
+	slices.Sort(want)
+	p.within(patience, time.Now(), "the status names the ports", func(context.Context) error {
+		var ports []string
+		for _, e := range p.status().Exposed {
+			ports = append(ports, e.Protocol+"/"+e.Ports)
 		}
-	}
-	if len(ports) != len(want) {
-		p.Errorf("exposed are %v, want %v", ports, want)
-	}
+		slices.Sort(ports)
+		if ports = slices.Compact(ports); !slices.Equal(ports, want) {
+			return fmt.Errorf("exposed are %v, want %v", ports, want)
+		}
+		return nil
+	})
 }
 
 // ban does to a host what Mailcow's netfilter container does on the Docker host.
