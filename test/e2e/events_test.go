@@ -88,7 +88,7 @@ func (p *project) stop(service string) {
 	p.Helper()
 	t, name := p.tape("kill", "die"), p.container(service)
 	p.compose("stop", service)
-	if took := t.first(p.site, "die", name).Sub(t.first(p.site, "kill", name)); took > 5*time.Second {
+	if took := running(t.first(p.site, "kill", name), t.first(p.site, "die", name)); took > 5*time.Second {
 		p.Errorf("%s took %v to stop, want at most 5 s", service, took)
 	}
 	if c := p.inspect(service).State; c.ExitCode != 0 {

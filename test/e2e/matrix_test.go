@@ -221,24 +221,17 @@ func (s *site) findLease6(name string) (lab.Lease6, error) {
 	return lab.Lease6{}, fmt.Errorf("the table of IPv6 leases has no %s, only %v (%v)", name, leases, err)
 }
 
-// released waits until no lease table shows the name any more. What it waits for
-// is a release: each lease has half of its two minutes left at least.
-func (s *site) released(name string) {
+// released6 waits until the DHCPv6 server's table shows the name no more.
+func (s *site) released6(name string) {
 	s.Helper()
-	s.within(patience, time.Now(), "the leases of "+name+" are given back", func(context.Context) error {
-		leases, err := s.lan.Leases()
-		leases6, err6 := s.lan.Leases6()
+	s.within(patience, time.Now(), "the IPv6 lease of "+name+" is given back", func(context.Context) error {
+		leases, err := s.lan.Leases6()
 		for _, l := range leases {
 			if l.Hostname == name {
 				return fmt.Errorf("the table has %v", l)
 			}
 		}
-		for _, l := range leases6 {
-			if l.Hostname == name {
-				return fmt.Errorf("the table of IPv6 leases has %v", l)
-			}
-		}
-		return errors.Join(err, err6)
+		return err
 	})
 }
 
@@ -319,35 +312,8 @@ func (p *project) comesBack(addrs []netip.Addr) {
 	p.compose("restart", "--timeout", "5", p.owner())
 	start := p.started("web")
 	p.back(5*time.Second, start, start, all)
-}
-
-// hasEnded is a look at whether a connection that was open has ended, and its
-// client was told.
-func hasEnded(conn net.Conn) func(context.Context) error {
-	return func(ctx context.Context) error {
-		answer, err := probe.AskOn(ctx, conn)
-		var timeout net.Error
-		switch {
-		case err == nil:
-			return fmt.Errorf("it is answered: %v", answer)
-		case errors.As(err, &timeout) && timeout.Timeout():
-			return fmt.Errorf("it hangs: %w", err)
-		}
-		return nil
-	}
-}
-
-// back checks how long after its cause each look succeeds after a moment, the end
-// of what was there before; and ends the looks.
-func (s *site) back(limit time.Duration, ended, cause time.Time, all map[string]*looks) {
-	s.Helper()
-	for what, l := range all {
-		took := l.firstAfter(s, ended, what).Sub(cause)
+	for _, l := range all {
 		l.stop()
-		s.Logf("%s: after %v", what, took)
-		if took > limit {
-			s.Errorf("%s: after %v, want at most %v", what, took, limit)
-		}
 	}
 }
 
@@ -383,6 +349,7 @@ func (p *project) leaves() {
 	p.Helper()
 	p.stop("anchord")
 	p.released(p.name)
+	p.released6(p.name)
 	out := p.compose("down")
 	p.down = true
 	for _, word := range []string{"rror", "in use", "active endpoints", "arning"} {

@@ -133,6 +133,7 @@ services:
 	p.up("late")
 	start := p.started("late")
 	s.back(5*time.Second, start, start, map[string]*looks{"the late service answers": late})
+	late.stop()
 	s.within(patience, time.Now(), "its network is taken", p.shares(c))
 	s.within(patience, time.Now(), "the log tells it once", p.loggedTimes("network.shared_picked", 1))
 	picked := p.logged("network.shared_picked")

@@ -30,6 +30,7 @@ func leastPrivilege(s *site) {
 	p.up("--force-recreate", "--no-deps", "web")
 	start := p.started("web")
 	s.back(5*time.Second, start, start, map[string]*looks{"the new container answers": web})
+	web.stop()
 	for _, l := range p.log() {
 		// While its only service was recreated, nothing was exposed.
 		if (l.Level == "warning" || l.Level == "error") && l.Event != "expose.no_backends" {
