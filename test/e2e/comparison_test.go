@@ -65,7 +65,7 @@ type rival struct {
 	inside *lab.Host // a's namespace
 	// other is where the second project's a is asked for, if it could be started.
 	other  netip.Addr
-	byName func() error // how port 80 leads to both, where it does by name
+	byName func() error // whether port 80 leads to both, where it does by name
 }
 
 // services are a project's two services, with more lines for each.
@@ -128,6 +128,9 @@ func (c *contest) isThere(r rival) {
 	if r.other.IsValid() {
 		c.within(patience, time.Now(), "the second project's a answers", c.reaches(c.lan.Client, r.other, 25))
 	}
+	if r.byName != nil {
+		c.within(patience, time.Now(), "both answer by name", func(context.Context) error { return r.byName() })
+	}
 }
 
 // reaches is a look at whether a host gets any answer.
@@ -172,9 +175,6 @@ func (c *contest) several(r rival) string {
 
 func (c *contest) twice(r rival, port uint16) string {
 	if port == 80 && r.byName != nil {
-		if err := r.byName(); err != nil {
-			return err.Error()
-		}
 		return "yes, by name"
 	}
 	return word(r.other.IsValid() && r.other != r.a &&

@@ -209,7 +209,7 @@ var (
 // hops is what traceroute shows, without the times.
 func (s *site) hops(from *lab.Host, target netip.Addr, args ...string) []string {
 	s.Helper()
-	out := s.must(from, append(append([]string{"traceroute", "-n", "-q", "2", "-w", "2", "-m", "6"}, args...), target.String())...)
+	out := s.must(from, append(append([]string{"traceroute", "-n", "-q", "2", "-w", "5", "-m", "6"}, args...), target.String())...)
 	lines := hopLine.FindAllString(traceTime.ReplaceAllString(out, ""), -1)
 	names := strings.NewReplacer(target.String(), "TARGET", nextHop(s, from), "ROUTER")
 	for i := range lines {
