@@ -170,13 +170,7 @@ func down(s *site) {
 	p := s.project("leaving", twoServices)
 	p.up()
 	p.reachable(80)
-	p.compose("stop", "anchord")
-	if took := running(p.eventTime("anchord", "kill"), p.eventTime("anchord", "die")); took > 5*time.Second {
-		s.Errorf("stopping took %v, want at most 5 s", took)
-	}
-	if c := p.inspect("anchord").State; c.ExitCode != 0 {
-		s.Errorf("anchord ended with %d", c.ExitCode)
-	}
+	p.stop("anchord")
 	s.released(p.name)
 	if len(p.logged("anchord.stopped")) != 1 {
 		s.Error("anchord does not say that it stopped")

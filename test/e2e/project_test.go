@@ -135,13 +135,13 @@ func (p *project) started(service string) time.Time {
 	return at
 }
 
-// eventTime is when Docker told of an event of a service's container last. For a
-// start, on a busy machine that can be long after the container's own word for it.
-func (p *project) eventTime(service, event string) time.Time {
+// startEvent is when Docker told of a service's start last, which on a busy
+// machine can be long after the container's own word for it.
+func (p *project) startEvent(service string) time.Time {
 	p.Helper()
 	messages, errs := p.engine.Client().Events(p.ctx, events.ListOptions{
 		Since: "0", Until: fmt.Sprint(time.Now().Unix() + 1),
-		Filters: filters.NewArgs(filters.Arg("container", p.inspect(service).ID), filters.Arg("event", event)),
+		Filters: filters.NewArgs(filters.Arg("container", p.inspect(service).ID), filters.Arg("event", "start")),
 	})
 	var at time.Time
 	for {
@@ -150,7 +150,7 @@ func (p *project) eventTime(service, event string) time.Time {
 			at = time.Unix(0, m.TimeNano)
 		case err := <-errs:
 			if !errors.Is(err, io.EOF) || at.IsZero() {
-				p.Fatalf("docker has no event %s of %s: %v", event, service, err)
+				p.Fatalf("docker has no start event of %s: %v", service, err)
 			}
 			return at
 		}

@@ -248,7 +248,7 @@ services:
 
 func (p *project) followed(what string, f *flow, service string) {
 	p.Helper()
-	took := running(p.eventTime(service, "start"), f.answeredBy(p, service))
+	took := running(p.startEvent(service), f.answeredBy(p, service))
 	p.Logf("%s: answered %v after the start", what, took)
 	if took > time.Second {
 		p.Errorf("%s: the flow was answered by the new container %v after its start, want at most 1 s", what, took)
