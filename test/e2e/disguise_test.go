@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -211,9 +212,14 @@ func (s *site) hops(from *lab.Host, target netip.Addr, args ...string) []string 
 	s.Helper()
 	out := s.must(from, append(append([]string{"traceroute", "-n", "-q", "2", "-w", "5", "-m", "6"}, args...), target.String())...)
 	lines := hopLine.FindAllString(traceTime.ReplaceAllString(out, ""), -1)
-	names := strings.NewReplacer(target.String(), "TARGET", nextHop(s, from), "ROUTER")
+	// One address can begin like the other.
+	names := map[string]string{target.String(): "TARGET", nextHop(s, from): "ROUTER"}
 	for i := range lines {
-		lines[i] = names.Replace(strings.Join(strings.Fields(lines[i]), " "))
+		words := strings.Fields(lines[i])
+		for j, word := range words {
+			words[j] = cmp.Or(names[word], word)
+		}
+		lines[i] = strings.Join(words, " ")
 	}
 	return lines
 }
