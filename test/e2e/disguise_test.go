@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -43,7 +44,7 @@ func egress(s *site) {
 			s.within(patience, time.Now(), network+" of "+service, leavesAs(addr, from, network, server.Addr, 7000))
 		}
 		s.must(from, "ping", "-n", "-c", "2", "-i", "0.2", server.Addr.String())
-		text := seen()
+		text := seen(`ICMP echo reply, id \d+, seq 2,`)
 		if strings.Contains(text, inside.String()) || !strings.Contains(text, addr.String()+" > "+server.Addr.String()+": ICMP echo request") {
 			s.Errorf("%s (%s) shows itself, or not as %s, on the LAN:\n%s", service, inside, addr, text)
 		}
@@ -51,8 +52,9 @@ func egress(s *site) {
 	s.must(p.enter("app"), "ping", "-n", "-c", "1", s.lan.Remote.Addr.String())
 }
 
-// capture runs tcpdump until the function is called, which gives what it saw.
-func (s *site) capture(h *lab.Host, iface, filter string) (stop func() string) {
+// capture runs tcpdump until it has shown the packet that is sent last, by a
+// pattern: all before that is shown then, too.
+func (s *site) capture(h *lab.Host, iface, filter string) (until func(last string) string) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.ctx)
 	cmd := h.Command(ctx, "tcpdump", "-n", "-l", "--immediate-mode", "-i", iface, filter)
@@ -67,7 +69,14 @@ func (s *site) capture(h *lab.Host, iface, filter string) (stop func() string) {
 		}
 		return nil
 	})
-	return func() string {
+	return func(last string) string {
+		s.Helper()
+		s.within(patience, time.Now(), "tcpdump has shown all", func(context.Context) error {
+			if text := out.String(); !regexp.MustCompile(last).MatchString(text) {
+				return fmt.Errorf("it shows no %s:\n%s", last, text)
+			}
+			return nil
+		})
 		cancel()
 		cmd.Wait()
 		return out.String()
@@ -105,7 +114,9 @@ func notFromTheLAN(s *site) {
 	if out, err := s.command(s.lan.Client, "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", inside.String()); err == nil || !strings.Contains(out, " 0 received") {
 		s.Errorf("a ping to %s by way of the project: %v, %s", inside, err, out)
 	}
-	if text := seen(); strings.Contains(text, " > "+inside.String()) {
+	marker := inside.String() + " > " + s.lan.Client.Addr.String() + ": ICMP echo request"
+	s.must(web, "ping", "-n", "-c", "1", s.lan.Client.Addr.String())
+	if text, _, _ := strings.Cut(seen(regexp.QuoteMeta(marker)), marker); strings.Contains(text, " > "+inside.String()) {
 		s.Errorf("packets for %s arrived:\n%s", inside, text)
 	}
 	// It is not that nothing answers there.
@@ -199,11 +210,16 @@ var (
 // hops is what traceroute shows, without the times.
 func (s *site) hops(from *lab.Host, target netip.Addr, args ...string) []string {
 	s.Helper()
-	out := s.must(from, append(append([]string{"traceroute", "-n", "-q", "2", "-w", "2", "-m", "6"}, args...), target.String())...)
+	out := s.must(from, append(append([]string{"traceroute", "-n", "-q", "2", "-w", "5", "-m", "6"}, args...), target.String())...)
 	lines := hopLine.FindAllString(traceTime.ReplaceAllString(out, ""), -1)
-	names := strings.NewReplacer(target.String(), "TARGET", nextHop(s, from), "ROUTER")
+	// One address can begin like the other.
+	names := map[string]string{target.String(): "TARGET", nextHop(s, from): "ROUTER"}
 	for i := range lines {
-		lines[i] = names.Replace(strings.Join(strings.Fields(lines[i]), " "))
+		words := strings.Fields(lines[i])
+		for j, word := range words {
+			words[j] = cmp.Or(names[word], word)
+		}
+		lines[i] = strings.Join(words, " ")
 	}
 	return lines
 }

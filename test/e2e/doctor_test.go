@@ -3,10 +3,12 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,10 +46,15 @@ type finding struct {
 	Commands                 []string
 }
 
+// examination is one run of the doctor.
+type examination func() diagnosis
+
 // doctor examines a service in its running container.
-func (p *project) doctor(service string) diagnosis {
-	p.Helper()
-	return p.read(p.engine.Docker(p.ctx, "exec", p.container(service), "anchord", "doctor", "--json").Output())
+func (p *project) doctor(service string) examination {
+	return func() diagnosis {
+		p.Helper()
+		return p.read(p.engine.Docker(p.ctx, "exec", p.container(service), "anchord", "doctor", "--json").Output())
+	}
 }
 
 // doctorBefore examines it in a container of its own.
@@ -69,6 +76,26 @@ func (p *project) read(text []byte, err error) diagnosis {
 	return d
 }
 
+// view is a look at what the doctor said.
+type view func(d diagnosis) error
+
+// finds asks the doctor until all views of what it says agree. It ends in a few
+// seconds whatever happens, so what a busy machine answers too late is a finding.
+func (p *project) finds(what string, examine examination, views ...view) diagnosis {
+	p.Helper()
+	var d diagnosis
+	p.within(patience, time.Now(), "the doctor finds "+what, func(context.Context) error {
+		d = examine()
+		for _, agrees := range views {
+			if err := agrees(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return d
+}
+
 // says gives the finding of this check and result in which this was seen.
 func (d diagnosis) says(check, result, seen string) (finding, error) {
 	for _, f := range d.Checks {
@@ -79,6 +106,38 @@ func (d diagnosis) says(check, result, seen string) (finding, error) {
 	return finding{}, fmt.Errorf("the doctor does not say %s of %s, with %q:\n%s", result, check, seen, d.text)
 }
 
+// reports is a view that wants a finding.
+func reports(check, result, seen string) view {
+	return func(d diagnosis) error {
+		_, err := d.says(check, result, seen)
+		return err
+	}
+}
+
+// content is the view that nothing is wrong.
+func content(d diagnosis) error {
+	var wrong []error
+	for _, f := range d.Checks {
+		if f.Result == "warn" || f.Result == "fail" {
+			wrong = append(wrong, fmt.Errorf("%s %s: %s; %s", f.Result, f.Check, f.Seen, f.Fix))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// every is the view that each check is ok, but for some.
+func every(but ...string) view {
+	return func(d diagnosis) error {
+		for _, f := range d.Checks {
+			if f.Result != "ok" && !slices.Contains(but, f.Check) {
+				return fmt.Errorf("%s is %s: %s", f.Check, f.Result, f.Seen)
+			}
+		}
+		return nil
+	}
+}
+
+// told gives a finding that there has to be.
 func (p *project) told(d diagnosis, check, result, seen string) finding {
 	p.Helper()
 	f, err := d.says(check, result, seen)
@@ -86,16 +145,6 @@ func (p *project) told(d diagnosis, check, result, seen string) finding {
 		p.Fatal(err)
 	}
 	return f
-}
-
-// content checks that nothing is wrong.
-func (p *project) content(d diagnosis) {
-	p.Helper()
-	for _, f := range d.Checks {
-		if f.Result == "warn" || f.Result == "fail" {
-			p.Errorf("%s %s: %s; %s", f.Result, f.Check, f.Seen, f.Fix)
-		}
-	}
 }
 
 // answersDNS has the LAN's name server say that names of the outside do not exist:
@@ -118,32 +167,21 @@ func doctorHealthy(s *site) {
       ANCHORD_MANAGED_SA_TARGET: healthy-nobody-1
 `)
 	containers := func() string { return p.docker("ps", "--all", "--quiet", "--filter", "name=healthy") }
-	before := p.doctorBefore()
-	p.content(before)
-	p.told(before, "dhcp", "ok", "offers ")
-	p.told(before, "transit", "ok", "way out is anchord")
+	p.finds("nothing wrong before", p.doctorBefore, content,
+		reports("dhcp", "ok", "offers "), reports("transit", "ok", "way out is anchord"))
 	if l, err := s.findLease(p.name); err == nil {
 		s.Errorf("the doctor took a lease: %v", l)
 	}
 	p.up()
 	addr := p.reachable(80)
 	lease := p.lease(p.name)
-	var d diagnosis
-	s.within(patience, time.Now(), "the doctor finds every check ok", func(context.Context) error {
-		d = p.doctor("anchord")
-		for _, f := range d.Checks {
-			if f.Result != "ok" && f.Check != "router" { // no IPv6 here
-				return fmt.Errorf("%s is %s: %s", f.Check, f.Result, f.Seen)
-			}
-		}
-		return nil
-	})
-	p.told(d, "dhcp", "ok", "a lease of "+addr.String())
-	p.told(d, "rights", "ok", "ANCHORD_MANAGED_SA_TARGET, ANCHORD_AUTOFIX_DEAD_NETNS")
-	p.told(d, "way-back", "ok", p.container("web"))
+	p.finds("every check ok", p.doctor("anchord"), every("router"), // no IPv6 here
+		reports("dhcp", "ok", "a lease of "+addr.String()),
+		reports("rights", "ok", "ANCHORD_MANAGED_SA_TARGET, ANCHORD_AUTOFIX_DEAD_NETNS"),
+		reports("way-back", "ok", p.container("web")))
 	running := containers()
 	// While it is up, another container can look too.
-	p.content(p.doctorBefore())
+	p.finds("nothing wrong from another container", p.doctorBefore, content)
 	if now := p.lease(p.name); now.Addr != lease.Addr {
 		s.Errorf("the lease was %v, and is %v", lease, now)
 	}
@@ -160,24 +198,13 @@ func doctorHealthy(s *site) {
 func doctorDualStack(s *site) {
 	s.answersDNS()
 	p := s.dualStack("native", "doctor6")
-	before := p.doctorBefore()
-	p.content(before)
-	p.told(before, "router", "ok", "managed: a DHCPv6 server will be asked")
+	p.finds("nothing wrong before", p.doctorBefore, content, reports("router", "ok", "managed: a DHCPv6 server will be asked"))
 	p.up()
 	p.lease6(p.name)
-	var d diagnosis
-	s.within(patience, time.Now(), "the doctor finds every check ok", func(context.Context) error {
-		d = p.doctor("anchord")
-		for _, f := range d.Checks {
-			if f.Result != "ok" {
-				return fmt.Errorf("%s is %s: %s", f.Check, f.Result, f.Seen)
-			}
-		}
-		return nil
-	})
-	p.told(d, "router", "ok", "managed; leased is")
-	p.told(d, "gateway", "ok", "fe80::")
-	p.told(d, "way-back", "ok", `fd5a:.* answers clients`)
+	p.finds("every check ok", p.doctor("anchord"), every(),
+		reports("router", "ok", "managed; leased is"),
+		reports("gateway", "ok", "fe80::"),
+		reports("way-back", "ok", `fd5a:.* answers clients`))
 }
 
 // The lines that the doctor names give the container what it lacks.
@@ -185,7 +212,7 @@ func doctorPowerless(s *site) {
 	s.answersDNS()
 	p := s.project("weak", twoServices)
 	p.write("broken.yaml", `services: {anchord: {cap_drop: [ALL], cap_add: !reset null, sysctls: !override {net.ipv4.ip_forward: "0"}}}`+"\n")
-	d := p.doctorBefore()
+	d := p.finds("that forwarding is off", p.doctorBefore, reports("forwarding", "fail", "ip_forward is 0"))
 	for _, lost := range []string{"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE"} {
 		f := p.told(d, "capabilities", "fail", lost+" is missing")
 		line, found := strings.CutPrefix(f.Fix, "in the service of anchord, ")
@@ -200,7 +227,7 @@ func doctorPowerless(s *site) {
 		s.Fatalf("the fix is no line for Compose: %s", f.Fix)
 	}
 	p.write("cure-forwarding.yaml", "services: {anchord: {"+cure+"}}\n")
-	p.content(p.doctorBefore())
+	p.finds("nothing wrong any more", p.doctorBefore, content)
 }
 
 // A rebinder has Docker only, and a doctor and a status of its own.
@@ -221,9 +248,7 @@ services:
 `)
 	p.up()
 	s.within(patience, time.Now(), "the rebinder asks Docker", p.healthy)
-	d := p.doctor("anchord")
-	p.content(d)
-	p.told(d, "rights", "ok", "external-rebinder, ANCHORD_FOLLOW_RESTART")
+	p.finds("nothing wrong", p.doctor("anchord"), content, reports("rights", "ok", "external-rebinder, ANCHORD_FOLLOW_RESTART"))
 	if out := p.docker("exec", p.container("anchord"), "anchord", "status"); !strings.Contains(out, "app on network nobody_net") {
 		s.Errorf("the rebinder's status: %s", out)
 	}
@@ -236,16 +261,9 @@ func doctorWrap(s *site) {
 	s.answersDNS()
 	w := s.wrap("patient", false)
 	w.wrapped.up()
-	w.told(w.doctorBefore(), "transit", "warn", "the gateway of network patient_default is Docker's")
+	w.finds("whose gateway it is", w.doctorBefore, reports("transit", "warn", "the gateway of network patient_default is Docker's"))
 	w.both()
-	s.within(patience, time.Now(), "the doctor is content", func(context.Context) error {
-		d := w.doctor("anchord")
-		if d.Failures+d.Warnings > 0 {
-			return fmt.Errorf("it is not: %s", d.text)
-		}
-		_, err := d.says("transit", "ok", "exposed containers' way out is anchord")
-		return err
-	})
+	w.finds("nothing wrong", w.doctor("anchord"), content, reports("transit", "ok", "exposed containers' way out is anchord"))
 }
 
 // What a proxy refuses is named with what is lost, and the documentation's cure is
@@ -255,24 +273,21 @@ func doctorProxied(s *site) {
 	p := s.guarded("proxied", twoServices)
 	p.up()
 	p.reachable(80)
-	restarted := func() {
-		p.compose("restart", "--timeout", "5", "socket-proxy")
-		s.within(patience, time.Now(), "Docker is connected", func(context.Context) error {
-			if !p.status().Docker.Connected {
-				return fmt.Errorf("it is not")
-			}
-			return nil
-		})
-	}
-	d := p.doctor("anchord")
-	p.told(d, "docker", "ok", "may be read")
-	f := p.told(d, "rights", "warn", `refuses POST /containers/\{id\}/start.*started by hand`)
-	if d.Failures > 0 || !strings.Contains(f.Fix, "docs/socket-proxy.md, Autostart") {
-		s.Errorf("the fix is %q, failures: %d", f.Fix, d.Failures)
+	// The proxy does not listen at once when it was started anew.
+	restarted := func() { p.compose("restart", "--timeout", "5", "socket-proxy") }
+	const refused = `refuses POST /containers/\{id\}/start.*started by hand`
+	d := p.finds("one right missing", p.doctor("anchord"), reports("docker", "ok", "may be read"), reports("rights", "warn", refused), func(d diagnosis) error {
+		if d.Failures > 0 {
+			return fmt.Errorf("it finds %d failures: %s", d.Failures, d.text)
+		}
+		return nil
+	})
+	if f := p.told(d, "rights", "warn", refused); !strings.Contains(f.Fix, "docs/socket-proxy.md, Autostart") {
+		s.Errorf("the fix is %q", f.Fix)
 	}
 	p.allow(docAutostart)
 	restarted()
-	p.content(p.doctor("anchord"))
+	p.finds("nothing wrong any more", p.doctor("anchord"), content)
 
 	config := filepath.Join(p.dir, "socket-proxy.cfg")
 	text, err := os.ReadFile(config)
@@ -283,10 +298,10 @@ func doctorProxied(s *site) {
 	if err := os.WriteFile(config, without, 0o644); err != nil {
 		s.Fatal(err)
 	}
-	p.compose("restart", "--timeout", "5", "socket-proxy")
-	d = p.doctor("anchord")
-	p.told(d, "docker", "fail", `refuses GET /networks/\{id\}, which reading needs`)
-	p.told(d, "docker", "warn", `refuses GET /events`)
+	restarted()
+	p.finds("what cannot be read", p.doctor("anchord"),
+		reports("docker", "fail", `refuses GET /networks/\{id\}, which reading needs`),
+		reports("docker", "warn", `refuses GET /events`))
 }
 
 // A transit whose gateway Docker keeps, in both families: what the doctor says is
@@ -299,15 +314,12 @@ func doctorTransit(s *site) {
 	leak := "networks: {transit: {enable_ipv6: true, ipam: {config: [{subnet: \"" + ula + "\"}]}}}\n"
 	p.write("broken.yaml", "networks: {transit: {driver_opts: !reset null}}\n")
 	p.write("leak.yaml", leak)
-	d := p.doctorBefore()
-	fix := p.told(d, "transit", "fail", "the gateway of network hostgw_transit is Docker's").Fix
-	leakFix := p.told(d, "ipv6-leak", "fail", "network hostgw_transit has IPv6").Fix
+	const gateway, leaks = "the gateway of network hostgw_transit is Docker's", "network hostgw_transit has IPv6"
+	d := p.finds("both faults", p.doctorBefore, reports("transit", "fail", gateway), reports("ipv6-leak", "fail", leaks))
+	fix, leakFix := p.told(d, "transit", "fail", gateway).Fix, p.told(d, "ipv6-leak", "fail", leaks).Fix
 	p.up()
 	p.lease(p.name)
-	s.within(patience, time.Now(), "the doctor sees that clients get no answer", func(context.Context) error {
-		_, err := p.doctor("anchord").says("way-back", "fail", p.container("web")+".*not clients")
-		return err
-	})
+	p.finds("that clients get no answer", p.doctor("anchord"), reports("way-back", "fail", p.container("web")+".*not clients"))
 	p.compose("down")
 
 	// The cures are Compose lines.
@@ -320,25 +332,20 @@ func doctorTransit(s *site) {
 	p.write("leak.yaml", strings.Replace(leak, "\"}]", "\", "+aux+"}]", 1))
 	p.up()
 	p.reachable(80)
-	d = p.doctor("anchord")
-	for _, check := range []string{"transit", "ipv6-leak", "way-back"} {
-		p.told(d, check, "ok", "")
-	}
+	p.finds("that they are mended", p.doctor("anchord"), reports("transit", "ok", ""), reports("ipv6-leak", "ok", ""), reports("way-back", "ok", ""))
 }
 
 // On an internal network the host's firewall drops all clients.
 func doctorFiltered(s *site) {
 	p := s.projectOf("filtered", readExample(s.T, "service-anchor/compose.yaml"), "")
-	p.told(p.doctorBefore(), "transit", "warn", "internal: on a host with bridge-nf-call-iptables=1")
+	p.finds("what can happen", p.doctorBefore, reports("transit", "warn", "internal: on a host with bridge-nf-call-iptables=1"))
 	p.up()
 	p.lease(p.name)
-	s.within(patience, time.Now(), "the doctor sees that clients are dropped", func(context.Context) error {
-		f, err := p.doctor("anchord").says("transit", "fail", "filtered_transit is internal, and no packet with a LAN client's address")
-		if err == nil && !strings.Contains(f.Fix, "sysctl net.bridge.bridge-nf-call-iptables=0") {
-			err = fmt.Errorf("the fix is %q", f.Fix)
-		}
-		return err
-	})
+	const dropped = "filtered_transit is internal, and no packet with a LAN client's address"
+	d := p.finds("that clients are dropped", p.doctor("anchord"), reports("transit", "fail", dropped))
+	if f := p.told(d, "transit", "fail", dropped); !strings.Contains(f.Fix, "sysctl net.bridge.bridge-nf-call-iptables=0") {
+		s.Errorf("the fix is %q", f.Fix)
+	}
 }
 
 // An engine before 28 gives the LAN interface an address that is not the LAN's,
@@ -354,14 +361,15 @@ func doctorBootstrap(s *site) {
 				p.files = append(p.files, file)
 			}
 		}
-		f := p.told(p.doctorBefore(), "lan-interface", "warn", "older than 28 and does not know enable_ipv4: false")
-		if !strings.Contains(f.Fix, "engine-before-28.yaml") {
+		const old = "older than 28 and does not know enable_ipv4: false"
+		d := p.finds("how old the engine is", p.doctorBefore, reports("lan-interface", "warn", old))
+		if f := p.told(d, "lan-interface", "warn", old); !strings.Contains(f.Fix, "engine-before-28.yaml") {
 			s.Errorf("the fix is %q", f.Fix)
 		}
 		p.compose("down")
 		p.files = with
 	}
-	p.told(p.doctorBefore(), "lan-interface", "ok", "network own_lan .macvlan., address mode dhcp-refresh")
+	p.finds("where the address is from", p.doctorBefore, reports("lan-interface", "ok", "network own_lan .macvlan., address mode dhcp-refresh"))
 }
 
 // Service-anchors and their network-anchor are content, where packets get through;
@@ -372,19 +380,18 @@ func doctorServiceAnchors(s *site) {
 	p.up()
 	lease := p.lease(p.name)
 	s.within(patience, time.Now(), "nginx serves its page", showsNginx(s.lan.Client, lease.Addr))
-	p.content(p.doctor("anchord"))
-	d := p.doctor("web-anchor")
-	p.content(d)
-	p.told(d, "default-route", "ok", p.transitAddr("anchord").String())
+	p.finds("nothing wrong", p.doctor("anchord"), content)
+	p.finds("nothing wrong of the service-anchor", p.doctor("web-anchor"), content, reports("default-route", "ok", p.transitAddr("anchord").String()))
 	if out := p.docker("exec", p.container("web-anchor"), "anchord", "status"); !strings.Contains(out, "ready") || !strings.Contains(out, p.transitAddr("anchord").String()) {
 		s.Errorf("the service-anchor's status: %s", out)
 	}
 	p.up("--force-recreate", "--no-deps", "web-anchor")
-	f := p.told(p.doctor("anchord"), "namespaces", "fail", p.container("web"))
+	d := p.finds("who has no network", p.doctor("anchord"), reports("namespaces", "fail", p.container("web")))
+	f := p.told(d, "namespaces", "fail", p.container("web"))
 	if len(f.Commands) != 1 {
 		s.Fatalf("the commands are %q", f.Commands)
 	}
 	p.cure(f.Commands[0])
 	s.within(patience, time.Now(), "nginx serves its page again", showsNginx(s.lan.Client, lease.Addr))
-	p.told(p.doctor("anchord"), "namespaces", "ok", "")
+	p.finds("nothing wrong any more", p.doctor("anchord"), reports("namespaces", "ok", ""))
 }

@@ -85,9 +85,9 @@ func TestEngines(t *testing.T) {
 			})
 			t.Run("alone", func(t *testing.T) {
 				e.filterBridged(t, true)
-				for _, c := range alone {
-					t.Run(c.name, func(t *testing.T) { c.run(newSite(t, e, c.lan)) })
-				}
+				e.apart(t, alone)
+				e.filterBridged(t, false)
+				e.apart(t, aloneUnfiltered)
 			})
 		})
 	}
@@ -99,6 +99,12 @@ func (e *engine) together(t *testing.T, scenarios []scenario) {
 			t.Parallel()
 			c.run(newSite(t, e, c.lan))
 		})
+	}
+}
+
+func (e *engine) apart(t *testing.T, scenarios []scenario) {
+	for _, c := range scenarios {
+		t.Run(c.name, func(t *testing.T) { c.run(newSite(t, e, c.lan)) })
 	}
 }
 

@@ -22,6 +22,7 @@ services:
     networks: [transit]
     labels: {anchord.expose: "tcp/80,tcp/81"}
 `)
+	p.withoutPoll("anchord")
 	p.up("anchord", "older")
 	addr := p.reachable(80)
 	p.up("newer")
@@ -31,21 +32,24 @@ services:
 		s.Errorf("port 80 is not the older container's: %v, %v", answer, err)
 	}
 	s.within(patience, time.Now(), "the metric counts it", p.metricIs("anchord_expose_conflicts", "1"))
-	problems := p.status().Problems
-	if len(problems) != 1 || problems[0].Event != "expose.conflict" || problems[0].Container != newer || !strings.Contains(problems[0].Message, older) {
-		s.Errorf("the status has the problems %+v", problems)
-	}
+	s.within(patience, time.Now(), "the status tells it", func(context.Context) error {
+		problems := p.status().Problems
+		if len(problems) != 1 || problems[0].Event != "expose.conflict" || problems[0].Container != newer || !strings.Contains(problems[0].Message, older) {
+			return fmt.Errorf("it has the problems %+v", problems)
+		}
+		return nil
+	})
 	if text := p.exec("anchord", "status"); !strings.Contains(text, "PROBLEM (expose.conflict)") {
 		s.Errorf("the status does not show the conflict:\n%s", text)
 	}
+	s.within(patience, time.Now(), "the log tells it once", p.loggedTimes("expose.conflict", 1))
 	lines := p.logged("expose.conflict")
 	if len(lines) != 1 || lines[0].Level != "error" || !strings.Contains(lines[0].Msg, older) || !strings.Contains(lines[0].Msg, newer) {
 		s.Errorf("the log tells of the conflict: %v", lines)
 	}
 
-	gone := time.Now()
 	p.compose("stop", "older")
-	s.within(5*time.Second, gone, "the newer one takes over", func(ctx context.Context) error {
+	s.within(patience, time.Now(), "the newer one takes over", func(ctx context.Context) error {
 		answer, err := asks(ctx, s.lan.Client, "tcp", addr, 80)
 		if err == nil && answer.Host != p.inspect("newer").ID[:12] {
 			err = fmt.Errorf("port 80 is answered by %v", answer)
@@ -53,9 +57,15 @@ services:
 		return err
 	})
 	s.within(patience, time.Now(), "the metric is back", p.metricIs("anchord_expose_conflicts", "0"))
+	s.within(patience, time.Now(), "the status is content", p.noProblems)
+}
+
+// noProblems is a look at whether the status has none.
+func (p *project) noProblems(context.Context) error {
 	if problems := p.status().Problems; len(problems) > 0 {
-		s.Errorf("the status still has the problems %+v", problems)
+		return fmt.Errorf("it has the problems %+v", problems)
 	}
+	return nil
 }
 
 // A label with one bad entry costs only its own container, says what is wrong,
@@ -78,6 +88,7 @@ services:
 	addr := p.reachable(80)
 	s.within(patience, time.Now(), "the metric counts it", p.metricIs("anchord_expose_errors", "1"))
 	refused(s, s.lan.Client, "tcp", addr, 81)
+	s.within(patience, time.Now(), "the log tells it once", p.loggedTimes("label.rejected", 1))
 	lines := p.logged("label.rejected")
 	if len(lines) != 1 || lines[0].Level != "error" || !strings.Contains(lines[0].Msg, p.container("bad")) ||
 		!strings.Contains(lines[0].Msg, "tcp/99999") || !strings.Contains(lines[0].Msg, "65535") {
@@ -89,7 +100,5 @@ services:
 		s.within(patience, time.Now(), fmt.Sprintf("port %d answers", port), answers(s.lan.Client, "tcp", addr, port))
 	}
 	s.within(patience, time.Now(), "the metric is back", p.metricIs("anchord_expose_errors", "0"))
-	if problems := p.status().Problems; len(problems) > 0 {
-		s.Errorf("the status still has the problems %+v", problems)
-	}
+	s.within(patience, time.Now(), "the status is content", p.noProblems)
 }

@@ -72,6 +72,21 @@ func (s *site) findLease(name string) (lab.Lease, error) {
 	return lab.Lease{}, fmt.Errorf("the lease table has no %s, only %v (%v)", name, leases, err)
 }
 
+// released waits until the lease table shows the name no more. What it waits
+// for is a release: every lease lasts longer than the patience.
+func (s *site) released(name string) {
+	s.Helper()
+	s.within(patience, time.Now(), "the lease of "+name+" is given back", func(context.Context) error {
+		leases, err := s.lan.Leases()
+		for _, l := range leases {
+			if l.Hostname == name {
+				return fmt.Errorf("the table has %v", l)
+			}
+		}
+		return err
+	})
+}
+
 // addr is the project's address as the DHCP server's lease table has it.
 func (p *project) addr() netip.Addr {
 	p.Helper()
@@ -196,20 +211,28 @@ func fetch(ctx context.Context, from *lab.Host, url string) (string, error) {
 	return string(body), err
 }
 
-// askOn asks on a connection that is open, for not longer than one look.
+// askOn asks on a connection that is open.
 func askOn(ctx context.Context, conn net.Conn) (probe.Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return probe.AskOn(ctx, conn)
+}
+
+// slow gives a look the time that it takes by itself: for what none of the
+// promises is about, and for what must never fail.
+func slow(look func(context.Context) error) func(context.Context) error {
+	return func(context.Context) error { return look(context.Background()) }
 }
 
 // looks is a look that is repeated all the time, beside the test.
 type looks struct {
 	mu        sync.Mutex
-	succeeded []time.Time // when a look that succeeded had ended
+	succeeded []success
 	failed    []error
-	stop      func() []error // ends it and gives the failures
+	stop      func() []error // lets the last one end and gives the failures
 }
+
+type success struct{ began, ended time.Time }
 
 func (s *site) looks(look func(ctx context.Context) error) *looks {
 	l := &looks{}
@@ -218,10 +241,8 @@ func (s *site) looks(look func(ctx context.Context) error) *looks {
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			err := attempt(ctx, look)
-			if ctx.Err() == nil {
-				l.note(err)
-			}
+			began := time.Now()
+			l.note(began, attempt(s.ctx, look))
 			select {
 			case <-ctx.Done():
 			case <-time.After(20 * time.Millisecond):
@@ -237,26 +258,27 @@ func (s *site) looks(look func(ctx context.Context) error) *looks {
 	return l
 }
 
-func (l *looks) note(err error) {
+func (l *looks) note(began time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
-		l.succeeded = append(l.succeeded, time.Now())
+		l.succeeded = append(l.succeeded, success{began, time.Now()})
 	} else {
 		l.failed = append(l.failed, fmt.Errorf("%s: %w", time.Now().Format(time.StampMilli), err))
 	}
 }
 
-// firstAfter waits for a success after a moment and gives its time.
+// firstAfter waits for a success that began after a moment and gives the time of
+// its end.
 func (l *looks) firstAfter(s *site, moment time.Time, what string) time.Time {
 	s.Helper()
 	var first time.Time
 	s.within(patience, time.Now(), what, func(context.Context) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for _, at := range l.succeeded {
-			if at.After(moment) {
-				first = at
+		for _, one := range l.succeeded {
+			if one.began.After(moment) {
+				first = one.ended
 				return nil
 			}
 		}
@@ -265,13 +287,24 @@ func (l *looks) firstAfter(s *site, moment time.Time, what string) time.Time {
 	return first
 }
 
+// back checks how long after its cause each look succeeds, none of which began
+// before a moment, the end of what was there before.
+func (s *site) back(limit time.Duration, ended, cause time.Time, all map[string]*looks) {
+	s.Helper()
+	for what, l := range all {
+		took := running(cause, l.firstAfter(s, ended, what))
+		s.Logf("%s: after %v", what, took)
+		if took > limit {
+			s.Errorf("%s: after %v, want at most %v", what, took, limit)
+		}
+	}
+}
+
 // refused checks that a port is closed in the way of an ordinary server, which
-// says so at once.
+// says so.
 func refused(s *site, from *lab.Host, network string, addr netip.Addr, port uint16) {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Second)
-	defer cancel()
-	answer, err := probe.Ask(ctx, from, network, netip.AddrPortFrom(addr, port).String())
+	answer, err := probe.Ask(s.ctx, from, network, netip.AddrPortFrom(addr, port).String())
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		s.Errorf("%s %s:%d is not refused: %v, %v", network, addr, port, answer, err)
 	}

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		reap()
 		return
 	}
+	go machine.watch()
 	flag.Parse()
 	if err := startReaper(); err != nil {
 		fmt.Fprintln(os.Stderr, "starting the process that cleans up after a crash:", err)

@@ -221,6 +221,20 @@ func (s *site) findLease6(name string) (lab.Lease6, error) {
 	return lab.Lease6{}, fmt.Errorf("the table of IPv6 leases has no %s, only %v (%v)", name, leases, err)
 }
 
+// released6 waits until the DHCPv6 server's table shows the name no more.
+func (s *site) released6(name string) {
+	s.Helper()
+	s.within(patience, time.Now(), "the IPv6 lease of "+name+" is given back", func(context.Context) error {
+		leases, err := s.lan.Leases6()
+		for _, l := range leases {
+			if l.Hostname == name {
+				return fmt.Errorf("the table has %v", l)
+			}
+		}
+		return err
+	})
+}
+
 // backend is where web is behind anchord, in the family of an address.
 func (p *project) backend(family netip.Addr) netip.Addr {
 	p.Helper()
@@ -291,17 +305,16 @@ func (p *project) comesBack(addrs []netip.Addr) {
 	if len(addrs) == 0 {
 		return
 	}
-	var looks []func(context.Context) error
+	all := map[string]*looks{"the old connection has ended": p.looks(hasEnded(p.hold(addrs[len(addrs)-1], 80)))}
 	for _, addr := range addrs {
-		looks = append(looks, answers(p.lan.Client, "tcp", addr, 80))
+		all[fmt.Sprintf("web answers again at %s", addr)] = p.looks(answers(p.lan.Client, "tcp", addr, 80))
 	}
-	conn := p.hold(addrs[len(addrs)-1], 80)
 	p.compose("restart", "--timeout", "5", p.owner())
 	start := p.started("web")
-	for i, look := range looks {
-		p.within(5*time.Second, start, fmt.Sprintf("web answers again at %s", addrs[i]), look)
+	p.back(5*time.Second, start, start, all)
+	for _, l := range all {
+		l.stop()
 	}
-	p.backAfterRestart(addrs[0], conn)
 }
 
 // livesWithout looks at a project on a LAN that gives no address: anchord does
@@ -334,20 +347,9 @@ func (p *project) livesWithout(start time.Time) {
 // in either lease table or in Docker.
 func (p *project) leaves() {
 	p.Helper()
-	asked := time.Now()
-	p.compose("stop", "anchord")
-	if took := time.Since(asked); took > 6*time.Second {
-		p.Errorf("stopping took %v, want at most 5 s and what Compose needs", took)
-	}
-	if c := p.inspect("anchord").State; c.ExitCode != 0 {
-		p.Errorf("anchord ended with %d", c.ExitCode)
-	}
-	if l, err := p.findLease(p.name); err == nil {
-		p.Errorf("the lease is still in the table: %v", l)
-	}
-	if l, err := p.findLease6(p.name); err == nil {
-		p.Errorf("the IPv6 lease is still in the table: %v", l)
-	}
+	p.stop("anchord")
+	p.released(p.name)
+	p.released6(p.name)
 	out := p.compose("down")
 	p.down = true
 	for _, word := range []string{"rror", "in use", "active endpoints", "arning"} {

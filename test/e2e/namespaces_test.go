@@ -74,6 +74,7 @@ services:
     networks: [transit]
     healthcheck: {test: ["CMD", "/peer", "healthy"], interval: 1s, retries: 1000}
 `)
+	p.withoutPoll("anchord")
 	p.up("anchord")
 	p.ready(time.Time{})
 	// Compose cannot start what joins a container that is not there.
@@ -81,7 +82,7 @@ services:
 		s.Fatalf("the sibling was to fail: %s", out)
 	}
 	s.run("waiting-target", "peer:lab")
-	s.within(5*time.Second, time.Now(), "the sibling runs", s.isRunning(p.container("sibling"), ""))
+	s.within(patience, time.Now(), "the sibling runs", s.isRunning(p.container("sibling"), ""))
 
 	p.compose("stop", "anchord")
 	s.docker("rm", "--force", "waiting-target")
@@ -118,35 +119,37 @@ services:
       ANCHORD_MANAGED_SA_LABELS: '{"anchord.expose": "tcp/80,tcp/81"}'
       ANCHORD_SHARED_NETWORK: apps
 `, target))
+	p.withoutPoll("anchord")
 	return p, target
 }
 
-func (p *project) spawn(target string) time.Time {
+func (p *project) spawn(target string) {
 	p.Helper()
 	p.run(target, "--network", p.name+"_apps", lab.ImagePeer, "serve", "tcp:80")
-	return time.Now()
 }
 
 func managedServiceAnchor(s *site) {
 	p, target := s.withTarget("outposts")
 	p.up()
+	p.ready(time.Time{})
 	sa := target + "-service-anchor"
 	s.serve(s.lan.Client, "tcp:7000")
-	works := func(what string, cause time.Time) {
+	works := func(what string) {
 		s.Helper()
 		addr := p.addr()
-		s.within(10*time.Second, cause, "reached from the LAN, "+what, answers(s.lan.Client, "tcp", addr, 80))
+		s.within(patience, time.Now(), "reached from the LAN, "+what, answers(s.lan.Client, "tcp", addr, 80))
 		host, err := s.engine.Enter(s.ctx, target)
 		if err != nil {
 			s.Fatal(err)
 		}
-		s.within(10*time.Second, cause, "leaves as the project, "+what, leavesAs(addr, host, "tcp", s.lan.Client.Addr, 7000))
+		s.within(patience, time.Now(), "leaves as the project, "+what, leavesAs(addr, host, "tcp", s.lan.Client.Addr, 7000))
 	}
 	if _, err := s.inspectNamed(sa); err == nil {
 		s.Error("there is a service-anchor though its target does not run")
 	}
 
-	works("spawned later", p.spawn(target))
+	p.spawn(target)
+	works("spawned later")
 	made, err := s.inspectNamed(sa)
 	if err != nil {
 		s.Fatal(err)
@@ -156,13 +159,14 @@ func managedServiceAnchor(s *site) {
 	}
 
 	s.docker("restart", "--time", "1", target)
-	works("restarted", time.Now())
+	works("restarted")
 	s.docker("rm", "--force", target)
-	works("recreated", p.spawn(target))
+	p.spawn(target)
+	works("recreated")
 	destroyed := s.identity(sa)
 	s.docker("rm", "--force", sa)
-	s.within(10*time.Second, time.Now(), "its destroyed service-anchor is made again", s.isRunning(sa, destroyed))
-	works("its service-anchor destroyed", time.Now())
+	s.within(patience, time.Now(), "its destroyed service-anchor is made again", s.isRunning(sa, destroyed))
+	works("its service-anchor destroyed")
 
 	id := p.identity(sa)
 	p.compose("restart", "anchord")
@@ -177,7 +181,7 @@ func managedServiceAnchor(s *site) {
 		}
 		return err
 	})
-	works("with another image", time.Now())
+	works("with another image")
 
 	// What was deleted with its target is not made again.
 	s.docker("rm", "--force", target)
@@ -188,7 +192,8 @@ func managedServiceAnchor(s *site) {
 		}
 		return nil
 	})
-	works("spawned again", p.spawn(target))
+	p.spawn(target)
+	works("spawned again")
 	// Without this option Compose leaves what its files do not name.
 	said := p.compose("down", "--remove-orphans", "--timeout", "10")
 	p.down = true
@@ -233,9 +238,10 @@ func (s *site) otherImage() string {
 func dependentsFollow(s *site) {
 	p, target := s.withTarget("followers")
 	p.up()
+	p.ready(time.Time{})
 	sa := target + "-service-anchor"
 	p.spawn(target)
-	s.within(10*time.Second, time.Now(), "the service-anchor runs", s.isRunning(sa, ""))
+	s.within(patience, time.Now(), "the service-anchor runs", s.isRunning(sa, ""))
 	dir, err := s.engine.TempDir()
 	if err != nil {
 		s.Fatal(err)
@@ -263,18 +269,18 @@ func dependentsFollow(s *site) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.within(10*time.Second, time.Now(), "it is reached from the LAN", answers(s.lan.Client, "tcp", p.addr(), 81))
+	s.within(patience, time.Now(), "it is reached from the LAN", answers(s.lan.Client, "tcp", p.addr(), 81))
 
 	s.docker("rm", "--force", target)
-	cause := p.spawn(target)
-	s.within(20*time.Second, cause, "it was recreated", s.isRunning("followers-rich", before.ID))
-	s.within(20*time.Second, cause, "it is reached again", answers(s.lan.Client, "tcp", p.addr(), 81))
+	p.spawn(target)
+	s.within(patience, time.Now(), "it was recreated", s.isRunning("followers-rich", before.ID))
+	s.within(patience, time.Now(), "it is reached again", answers(s.lan.Client, "tcp", p.addr(), 81))
 	after, err := s.inspectNamed("followers-rich")
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.sameSettings(before, after)
-	s.within(5*time.Second, time.Now(), "the log tells of the one that could not be recreated", func(context.Context) error {
+	s.within(patience, time.Now(), "the log tells of the one that could not be recreated", func(context.Context) error {
 		for _, l := range p.logged("netns.repair_failed") {
 			if strings.Contains(l.Msg, "followers-broken") {
 				return nil
@@ -290,7 +296,7 @@ func dependentsFollow(s *site) {
 	id := s.identity("followers-rich")
 	s.docker("rm", "--force", target)
 	p.spawn(target)
-	s.within(20*time.Second, time.Now(), "anchord is at it", func(context.Context) error {
+	s.within(patience, time.Now(), "anchord is at it", func(context.Context) error {
 		if now, err := s.inspectNamed("followers-rich"); err != nil || now.ID != id {
 			return nil
 		}
@@ -303,7 +309,7 @@ func dependentsFollow(s *site) {
 	p.docker("kill", "--signal", "KILL", p.container("anchord"))
 	p.docker("start", p.container("anchord"))
 	s.within(patience, time.Now(), "it is reached after a kill", answers(s.lan.Client, "tcp", p.addr(), 81))
-	s.within(5*time.Second, time.Now(), "nothing half done is left", func(context.Context) error {
+	s.within(patience, time.Now(), "nothing half done is left", func(context.Context) error {
 		all, err := s.engine.Client().ContainerList(s.ctx, container.ListOptions{All: true})
 		for _, c := range all {
 			if strings.Contains(c.Names[0], ".by-"+p.name) && !strings.Contains(c.Names[0], "broken") {
@@ -379,7 +385,7 @@ func recreatedByHand(s *site) {
 		broken := time.Now()
 		s.within(patience, broken, "the metric tells it", p.metricIs("anchord_netns_dependents_dead", "1"))
 		var found string
-		s.within(time.Second, time.Now(), "the log tells it", func(context.Context) error {
+		s.within(patience, time.Now(), "the log tells it", func(context.Context) error {
 			dead := p.logged("netns.dead")
 			if len(dead) != round {
 				return fmt.Errorf("it has it %d times, want %d", len(dead), round)
@@ -387,13 +393,20 @@ func recreatedByHand(s *site) {
 			found = dead[round-1].Msg
 			return nil
 		})
-		if !slices.ContainsFunc(p.status().Problems, func(problem struct{ Event, Container, Message string }) bool { return problem.Message == found }) {
-			s.Errorf("the status does not tell it: %+v", p.status().Problems)
-		}
-		out, err := doctor()
-		if err == nil || !strings.Contains(out, "  "+p.container("web")+"\n") {
-			s.Errorf("the doctor does not find it: %v: %s", err, out)
-		}
+		s.within(patience, time.Now(), "the status tells it", func(context.Context) error {
+			problems := p.status().Problems
+			if !slices.ContainsFunc(problems, func(problem struct{ Event, Container, Message string }) bool { return problem.Message == found }) {
+				return fmt.Errorf("its problems are %+v", problems)
+			}
+			return nil
+		})
+		var out string
+		s.within(patience, time.Now(), "the doctor finds it", func(context.Context) (err error) {
+			if out, err = doctor(); err == nil || !strings.Contains(out, "  "+p.container("web")+"\n") {
+				return fmt.Errorf("it says (%v): %s", err, out)
+			}
+			return nil
+		})
 		if round == 1 {
 			_, fix, _ := strings.Cut(found, "fix: ")
 			p.cure(fix)
@@ -432,7 +445,10 @@ networks:
   db: {}
 services:
   db:
-    image: peer:lab
+    image: anchord:lab
+    # Like a database it needs a while to end; here for as long as its guest is on
+    # the network.
+    entrypoint: [sh, -c, "trap 'while getent ahostsv4 app; do sleep 0.1; done; exit' TERM; sleep infinity & wait"]
     networks: [db]
 `)
 	own := s.bare("tenant", `
@@ -459,7 +475,7 @@ services:
 	s.within(patience, start, "the app is on the other project's network", attached)
 	began := own.started("app")
 	for round := range 3 {
-		out := other.compose("down", "--timeout", "2")
+		out := other.compose("down", "--timeout", "30")
 		if strings.Contains(out, "in use") {
 			s.Errorf("it stood in the way of down: %s", out)
 		}

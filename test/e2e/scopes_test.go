@@ -79,13 +79,16 @@ services:
 			refused(s, s.lan.Client, "tcp", addr, port)
 		}
 		s.within(patience, time.Now(), scope.service+" leaves as "+scope.name, leavesAs(addr, p.enter(scope.service), "tcp", s.lan.Client.Addr, 7000))
-		var seen status
-		if err := json.Unmarshal([]byte(p.docker("exec", p.container(scope.anchord), "anchord", "status", "--json")), &seen); err != nil {
-			s.Fatal(err)
-		}
-		if len(seen.Exposed) != len(scope.open) || len(seen.Problems) > 0 || seen.Hostname != scope.name {
-			s.Errorf("the status of %s has %+v", scope.name, seen)
-		}
+		s.within(patience, time.Now(), "the status of "+scope.name, func(context.Context) error {
+			var seen status
+			if err := json.Unmarshal([]byte(p.docker("exec", p.container(scope.anchord), "anchord", "status", "--json")), &seen); err != nil {
+				return err
+			}
+			if len(seen.Exposed) != len(scope.open) || len(seen.Problems) > 0 || seen.Hostname != scope.name {
+				return fmt.Errorf("it has %+v", seen)
+			}
+			return nil
+		})
 	}
 	if s.lease("blue").Addr == s.lease("red").Addr {
 		s.Error("both scopes have one address")
@@ -126,9 +129,13 @@ services:
 		s.Errorf("the first choice is told of as another one: %v", lines)
 	}
 
+	late := s.looks(answers(s.lan.Client, "tcp", addr, 80))
 	p.up("late")
-	s.within(5*time.Second, p.started("late"), "the late service answers", answers(s.lan.Client, "tcp", addr, 80))
+	start := p.started("late")
+	s.back(5*time.Second, start, start, map[string]*looks{"the late service answers": late})
+	late.stop()
 	s.within(patience, time.Now(), "its network is taken", p.shares(c))
+	s.within(patience, time.Now(), "the log tells it once", p.loggedTimes("network.shared_picked", 1))
 	picked := p.logged("network.shared_picked")
 	if len(picked) != 1 || picked[0].Level != "info" || !slices.Equal(networksIn(picked[0].Msg, a, b, c), []string{a, c}) {
 		s.Errorf("the log does not tell once of the old and the new network: %v", picked)

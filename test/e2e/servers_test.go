@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,7 +100,7 @@ func mailcow(s *site) {
 	s.step("a mail to the LAN comes from the project", func() { p.sendsMail(addr, exchange) })
 	s.step("the web site's log names the visitor", func() {
 		s.within(patience, time.Now(), "nginx serves its page", showsNginx(client, addr))
-		s.within(5*time.Second, time.Now(), "nginx logs the client's address", p.nginxLogs("nginx-mailcow", client))
+		s.within(patience, time.Now(), "nginx logs the client's address", p.nginxLogs("nginx-mailcow", client))
 	})
 	s.step("nothing else is open", func() {
 		p.exposes("tcp/25", "tcp/80", "tcp/110", "tcp/143", "tcp/443", "tcp/465", "tcp/587", "tcp/993", "tcp/995", "tcp/4190")
@@ -147,7 +148,7 @@ func mailcowIPv6(s *site) {
 	s.within(patience, time.Now(), "a mail is accepted", slow(func(ctx context.Context) error {
 		return sendMail(ctx, client, addr, "anna@elsewhere.example", "bert@example.org", "Subject: by IPv6\r\n\r\n")
 	}))
-	s.within(5*time.Second, time.Now(), "postfix logs the client's address", p.logs("postfix-mailcow", ": connect from unknown["+client.Addr6.String()+"]\n"))
+	s.within(patience, time.Now(), "postfix logs the client's address", p.logs("postfix-mailcow", ": connect from unknown["+client.Addr6.String()+"]\n"))
 	s.serve(client, "tcp:7000")
 	s.within(patience, time.Now(), "IPv6 leaves as the project", leavesAs(addr, p.enter("postfix-mailcow"), "tcp", client.Addr6, 7000))
 }
@@ -179,8 +180,8 @@ func (p *project) receivesMail(addr netip.Addr) {
 	if !strings.Contains(mail, "(unknown ["+client.Addr.String()+"])") {
 		p.Errorf("the mail does not say who brought it, %s: %s", client.Addr, mail)
 	}
-	p.within(5*time.Second, time.Now(), "postfix logs the client's address", p.logs("postfix-mailcow", ": connect from unknown["+client.Addr.String()+"]\n"))
-	p.within(5*time.Second, time.Now(), "dovecot logs the client's address", p.logs("dovecot-mailcow", "rip="+client.Addr.String()+","))
+	p.within(patience, time.Now(), "postfix logs the client's address", p.logs("postfix-mailcow", ": connect from unknown["+client.Addr.String()+"]\n"))
+	p.within(patience, time.Now(), "dovecot logs the client's address", p.logs("dovecot-mailcow", "rip="+client.Addr.String()+","))
 	err := sendMail(p.ctx, client, addr, "anna@elsewhere.example", "carl@elsewhere.example", "Subject: relayed\r\n\r\n")
 	if err == nil || !strings.Contains(err.Error(), "Relay access denied") {
 		p.Errorf("for a stranger it was not to be a relay: %v", err)
@@ -190,18 +191,18 @@ func (p *project) receivesMail(addr netip.Addr) {
 // exposes checks which ports status names, and no others.
 func (p *project) exposes(want ...string) {
 	p.Helper()
-	ports := map[string]bool{}
-	for _, e := range p.status().Exposed {
-		ports[e.Protocol+"/"+e.Ports] = true
-	}
-	for _, port := range want {
-		if !ports[port] {
-			p.Errorf("%s is not exposed, but %v", port, ports)
+	slices.Sort(want)
+	p.within(patience, time.Now(), "the status names the ports", func(context.Context) error {
+		var ports []string
+		for _, e := range p.status().Exposed {
+			ports = append(ports, e.Protocol+"/"+e.Ports)
 		}
-	}
-	if len(ports) != len(want) {
-		p.Errorf("exposed are %v, want %v", ports, want)
-	}
+		slices.Sort(ports)
+		if ports = slices.Compact(ports); !slices.Equal(ports, want) {
+			return fmt.Errorf("exposed are %v, want %v", ports, want)
+		}
+		return nil
+	})
 }
 
 // ban does to a host what Mailcow's netfilter container does on the Docker host.
@@ -384,7 +385,7 @@ services:
 	addr := p.addr()
 	s.step("the web site's log names the visitor", func() {
 		s.within(patience, time.Now(), "the web site answers", showsNginx(s.lan.Client, addr))
-		s.within(5*time.Second, time.Now(), "its log has the client's address", p.nginxLogs("caddy", s.lan.Client))
+		s.within(patience, time.Now(), "its log has the client's address", p.nginxLogs("caddy", s.lan.Client))
 	})
 	s.step("Nextcloud trusts what the web site says of its visitors", func() {
 		trusted := netip.MustParsePrefix(strings.TrimSpace(p.docker("exec", p.container("app"), "printenv", "TRUSTED_PROXIES")))
@@ -399,7 +400,8 @@ services:
 		if told.Addr() != addr || told.Port() < 49152 || told.Port() > 49252 {
 			s.Errorf("the caller was told to be at %v, want a port of 49152 to 49252 of %s", told, addr)
 		}
-		if seen := callers(); len(seen) != 1 || seen[0] != told {
+		// More than one if the call was not the first try.
+		if seen := callers(); !slices.Contains(seen, told) || slices.ContainsFunc(seen, func(a netip.AddrPort) bool { return a.Addr() != addr }) {
 			s.Errorf("the other sees %v, and the caller was told to be at %v", seen, told)
 		}
 	})
@@ -519,7 +521,7 @@ services:
 		}
 		return err
 	})
-	s.within(5*time.Second, time.Now(), "its log has the other homeserver's address", p.nginxLogs("caddy", other))
+	s.within(patience, time.Now(), "its log has the other homeserver's address", p.nginxLogs("caddy", other))
 	s.within(patience, time.Now(), "the other homeserver sees the project", leavesAs(addr, p.enter("synapse"), "tcp", other.Addr, 8448))
 	s.within(patience, time.Now(), "a call of many, by UDP", answers(s.lan.Client, "udp", addr, 7882))
 	s.within(patience, time.Now(), "a call of many, by TCP", answers(s.lan.Client, "tcp", addr, 7881))
@@ -537,19 +539,23 @@ services:
   server: {command: [serve, "tcp:9000", "tcp:9443"]}
   worker: {command: [serve, "tcp:9000"], user: "0"}
 `)
+	p.withoutPoll("anchord")
 	p.up()
 	addr := p.addr()
 	s.within(patience, time.Now(), "the web site answers", answers(s.lan.Client, "tcp", addr, 80))
 	s.within(patience, time.Now(), "by TLS, too", answers(s.lan.Client, "tcp", addr, 443))
 	for _, what := range []string{"made", "made anew"} {
-		cause := p.outpost()
+		p.outpost()
 		for _, scheme := range []string{"ldap", "ldaps"} {
-			s.within(10*time.Second, cause, scheme+" finds the user, the outpost being "+what, slow(p.findsUser(scheme, addr)))
+			s.within(patience, time.Now(), scheme+" finds the user, the outpost being "+what, slow(p.findsUser(scheme, addr)))
 		}
-		log := s.docker("logs", outpostName)
-		if want := "from IP=" + s.lan.Client.Addr.String() + ":"; strings.Count(strings.ToLower(log), strings.ToLower("accept "+want)) < 2 {
-			s.Errorf("the outpost's log has no two of %q: %s", want, log)
-		}
+		s.within(patience, time.Now(), "the outpost's log has the client's address twice", func(context.Context) error {
+			log := s.docker("logs", outpostName)
+			if strings.Count(strings.ToLower(log), "accept from ip="+s.lan.Client.Addr.String()+":") < 2 {
+				return fmt.Errorf("it is %s", log)
+			}
+			return nil
+		})
 	}
 	p.compose("down", "--remove-orphans", "--volumes", "--timeout", "5")
 	// Its network stays with it: Docker removes none that is in use.
@@ -562,7 +568,7 @@ const outpostName = "ak-outpost-ldap"
 
 // outpost does as authentik's worker: what is there is killed and removed, and a
 // container made and started.
-func (p *project) outpost() time.Time {
+func (p *project) outpost() {
 	p.Helper()
 	docker := p.engine.Client()
 	remove := func(ctx context.Context) error {
@@ -592,7 +598,6 @@ func (p *project) outpost() time.Time {
 	if err != nil {
 		p.Fatal(err)
 	}
-	return time.Now()
 }
 
 // findsUser is a look at whether who has the password is told of the user.

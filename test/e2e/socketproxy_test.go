@@ -212,9 +212,7 @@ func proxyReadOnly(s *site) {
 	if len(p.inspect("anchord").Mounts) > 0 && strings.Contains(fmt.Sprint(p.inspect("anchord").Mounts), "docker.sock") {
 		s.Fatalf("anchord has the socket itself: %v", p.inspect("anchord").Mounts)
 	}
-	conn := s.hold(addr, 80)
-	p.compose("restart", "--timeout", "5", "web")
-	p.backAfterRestart(addr, conn)
+	p.restarts(addr, func() { p.compose("restart", "--timeout", "5", "web") })
 
 	p.compose("create", "owner", "early", "target")
 	p.docker("start", p.container("owner"), p.container("target"))
@@ -437,14 +435,10 @@ services:
 	s.within(12*time.Second, back, "what was stopped meanwhile is closed", s.isRefused(addr, 81))
 	s.within(12*time.Second, back, "the metric tells it", p.metricIs("anchord_docker_connected", "1"))
 	for event, before := range map[string]int{"docker.lost": lost, "docker.connected": connected} {
-		if err := p.loggedTimes(event, before+1)(s.ctx); err != nil {
-			s.Error(err)
-		}
+		s.within(patience, time.Now(), event+" is logged once more", p.loggedTimes(event, before+1))
 	}
 	// Followed as events, not on the poll only.
-	conn := s.hold(addr, 80)
-	p.compose("restart", "--timeout", "5", "web")
-	p.backAfterRestart(addr, conn)
+	p.restarts(addr, func() { p.compose("restart", "--timeout", "5", "web") })
 	p.nothingRefused()
 }
 
