@@ -79,20 +79,24 @@ func (f *Follower) Run(ctx context.Context) {
 		f.gateways = f.Pinned
 	}
 	f.record(ctx)
-	look := time.NewTimer(0)
+	look := time.NewTimer(f.Interval)
 	defer look.Stop()
-	for {
-		source := SourceNames
+	for source := SourceNames; ; {
+		failing := f.failing
+		f.round(ctx, source)
+		// The kernel may say something all the time: what was to come, comes.
+		if source&SourceNames != 0 || f.failing && !failing {
+			look.Reset(f.next())
+		}
+		pause(ctx, coalesce)
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.Trigger.Wake():
 			source, _ = f.Trigger.Take()
 		case <-look.C:
+			source = SourceNames
 		}
-		f.round(ctx, source)
-		look.Reset(f.next())
-		pause(ctx, coalesce)
 	}
 }
 

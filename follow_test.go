@@ -205,6 +205,40 @@ func TestFollowerTriesSoonAfterTheFirstFailure(t *testing.T) {
 	})
 }
 
+// However much the kernel has to say, the name is looked up first, soon after a
+// failure, and on the interval.
+func TestFollowerIsNotKeptFromTheName(t *testing.T) {
+	f := newFollower()
+	f.nameErr = errors.New("no such host")
+	follow(t, f, func(after func(time.Duration) []string) {
+		amid := func(d time.Duration) (did []string) {
+			for range d / (50 * time.Millisecond) {
+				f.rig.Trigger.Fire(anchord.SourceKernel, time.Time{})
+				did = append(did, after(50*time.Millisecond)...)
+			}
+			return did
+		}
+		after(10 * time.Millisecond)
+		if f.asked != 1 {
+			t.Errorf("asked %d times at the start", f.asked)
+		}
+		f.change(func() { f.nameErr = nil })
+		wantDid(t, "a moment later", amid(300*time.Millisecond), "route 10.213.0.2 eth1")
+		f.change(func() { f.names = []netip.Addr{addr("10.213.0.3")} })
+		wantDid(t, "another address", amid(5*time.Second), "route 10.213.0.3 eth1")
+	})
+}
+
+func TestFollowerLooksForTheNameFirst(t *testing.T) {
+	for range 20 { // a select takes either
+		f := newFollower()
+		follow(t, f, func(after func(time.Duration) []string) {
+			f.rig.Trigger.Fire(anchord.SourceKernel, time.Time{})
+			wantDid(t, "start", after(0), "route 10.213.0.2 eth1")
+		})
+	}
+}
+
 func TestFollowerPinned(t *testing.T) {
 	f := newFollower()
 	f.Pinned[anchord.V4], f.Pinned[anchord.V6] = addr("10.213.0.200"), addr("fd5a:1::200")
