@@ -165,7 +165,7 @@ var EventGroups = []EventGroup{
 		{EventServiceAnchorMade, at(Info), "the service-anchor of `ANCHORD_MANAGED_SA_TARGET` was made, or made anew; `why` says the reason", ""},
 		{EventContainerRecreated, at(Info, Debug), "a container was recreated with all its settings in the namespace that there is now, or what an interruption left of that was put right; debug: what a try that failed left was removed", ""},
 		{EventRepairFailed, at(Error, Debug), "that could not be done; the container is left as it is and tried again. Told once for each error; debug: Docker could not be asked", "`msg` says the error, and the command that does it by hand"},
-		{EventNamespaceDead, at(Warn), "a container looks as if it ran, but has no network: its network namespace is gone. Told once for each, 5 s after it broke, and again if it comes back", "the command in `msg`"},
+		{EventNamespaceDead, at(Warn), "a container looks as if it ran, but has no network: its network namespace is gone. Told once for each, 5 s after it broke, and again if it comes back; not while a wrap-rebinder waits for a target that is down", "the command in `msg`"},
 	}},
 	{"external-rebinder", []EventInfo{
 		{EventFollowJoined, at(Info), "the container was attached to the network", ""},
