@@ -236,12 +236,12 @@ func TestTheProjectDoesNotRouteForTheLANInIPv6(t *testing.T) {
 	eventually(t, hang, seen.sees(clientIP6+`\.\d+ > `+outsideIP6+`\.53`))
 	eventually(t, hang, seen.sees(outsideIP6+`\.53 > `+clientIP6))
 	seen.settle(200 * time.Millisecond)
-	before := len(seen.out.list())
+	before := seen.text()
 	r.client.ip("route add " + outsideIP6 + " via " + firstIP6 + "\n")
 	if err := r.client.silent("udp", on6(outsideIP6, 53))(); err != nil {
 		t.Error(err)
 	}
-	if seen.settle(200 * time.Millisecond); len(seen.out.list()) != before {
+	if seen.settle(200 * time.Millisecond); seen.text() != before {
 		t.Errorf("the packet was routed:\n%s", seen.text())
 	}
 	if back.text() != "" {

@@ -233,6 +233,13 @@ func (l *lines) list() []string {
 	return append([]string(nil), l.all...)
 }
 
+// raw is all that was written.
+func (l *lines) raw() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(append(l.all[:len(l.all):len(l.all)], string(l.rest)), "\n")
+}
+
 func (l *lines) String() string { return strings.Join(l.list(), "\n") }
 
 func (l *lines) contains(s string) bool { return strings.Contains(l.String(), s) }

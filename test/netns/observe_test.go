@@ -10,33 +10,49 @@ import (
 )
 
 // capture is a running tcpdump.
-type capture struct{ *proc }
+type capture struct {
+	*proc
+	in      *ns
+	packets string // what the last text was made of
+	printed string
+}
 
-// capture starts tcpdump and waits until it sees packets.
+// capture starts tcpdump and waits until it sees packets. It hands packets on
+// whole; what it prints with -v takes several lines, written one by one.
 func (n *ns) capture(iface, filter string) *capture {
 	n.t.Helper()
-	p := n.start("tcpdump", "-Z", "root", "-l", "--immediate-mode", "-n", "-vv", "-e", "-i", iface, filter)
+	p := n.start("tcpdump", "-Z", "root", "-w", "-", "-U", "--immediate-mode", "-i", iface, filter)
 	eventually(n.t, hang, func() error {
 		if !p.errOut.contains("listening on") {
 			return fmt.Errorf("tcpdump: %s", p.errOut)
 		}
 		return nil
 	})
-	return &capture{p}
+	return &capture{proc: p, in: n}
 }
 
 // text is every packet so far, one line each.
 func (c *capture) text() string {
+	c.in.t.Helper()
+	packets := c.out.raw()
+	if packets == c.packets {
+		return c.printed
+	}
+	text, err := c.in.feed(packets, "tcpdump", "-Z", "root", "-r", "-", "-n", "-vv", "-e")
+	if err != nil && !strings.Contains(err.Error(), "truncated dump file") { // the last one has not come whole yet
+		c.in.t.Fatal(err)
+	}
 	// -v continues a packet on lines that begin with space.
-	return regexp.MustCompile(`\n[ \t]+`).ReplaceAllString(c.out.String(), " ")
+	c.packets, c.printed = packets, strings.TrimSuffix(regexp.MustCompile(`\n[ \t]+`).ReplaceAllString(text, " "), "\n")
+	return c.printed
 }
 
 // sees is a condition: a packet of this form has come.
 func (c *capture) sees(pattern string) func() error {
 	re := regexp.MustCompile(pattern)
 	return func() error {
-		if !re.MatchString(c.text()) {
-			return fmt.Errorf("no packet matches %s in:\n%s", pattern, c.text())
+		if text := c.text(); !re.MatchString(text) {
+			return fmt.Errorf("no packet matches %s in:\n%s", pattern, text)
 		}
 		return nil
 	}
@@ -89,9 +105,9 @@ func (p *proc) sockets() map[string]bool {
 // more came", where there is nothing to wait for.
 func (p *proc) settle(quiet time.Duration) {
 	for {
-		before := len(p.out.list())
+		before := len(p.out.raw())
 		time.Sleep(quiet)
-		if len(p.out.list()) == before {
+		if len(p.out.raw()) == before {
 			return
 		}
 	}
