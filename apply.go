@@ -204,7 +204,7 @@ func (r *Reconciler) applyExternal(ctx context.Context) error {
 	if !present || len(others) > 0 {
 		routes = r.wantedRoutes(V4)
 	}
-	if want.Prefix == r.state.Leases[V4].Address {
+	if want.Prefix.IsValid() && want.Prefix == r.state.Leases[V4].Address {
 		r.undo.lease(link.Name, want.Prefix)
 	}
 	if err := r.Addresses.Readdress(ctx, link.Name, want.Prefix, r.left(want.Until), others, routes); err != nil {

@@ -545,6 +545,22 @@ func TestStopGoesOnAfterAFailure(t *testing.T) {
 	}
 }
 
+// Without a lease there is no address of it to remember, and what there was once
+// is not forgotten for that.
+func TestStopAfterTheLeaseWasLost(t *testing.T) {
+	g := working(t)
+	g.w.Leases[anchord.V4] = anchord.Lease{}
+	g.look(t, anchord.SourceLease)
+	g.effects()
+	if err := g.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"release", "remove lan0 192.0.2.77/24", "remove transit0 10.213.0.1/24", "unrule"}
+	if did := g.effects(); !slices.Equal(did, want) {
+		t.Errorf("did %q, want %q", did, want)
+	}
+}
+
 // What did not come to its end in its time is tried once more, what failed is not.
 func TestStopTriesAgain(t *testing.T) {
 	g := working(t)

@@ -253,8 +253,12 @@ func leasesIPv6(t *testing.T, lan *LAN, h *Host) {
 	t.Helper()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "dhcpcd.conf")
-	text := "noipv4\nnoipv6rs\nia_na 1\nhostname laptop\nfqdn both\nrelease\nscript /bin/true\nduid\n"
+	told, hook := filepath.Join(dir, "told"), filepath.Join(dir, "hook")
+	text := "noipv4\nnoipv6rs\nia_na 1\nhostname laptop\nfqdn both\nrelease\nscript " + hook + "\nduid\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\necho \"$reason\" >> "+told+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	leased := func() Lease6 {
@@ -274,7 +278,18 @@ func leasesIPv6(t *testing.T, lan *LAN, h *Host) {
 			lease = leases[0]
 			return nil
 		})
+		// The table has it before the client does, which gives back only what it has.
+		await(t, 15*time.Second, "the client's word of its lease", func() error {
+			reasons, err := os.ReadFile(told)
+			if err == nil && !strings.Contains(string(reasons), "BOUND6") {
+				err = fmt.Errorf("it told %q", reasons)
+			}
+			return err
+		})
 		interrupt(t, client)
+		if err := os.Remove(told); err != nil {
+			t.Fatal(err)
+		}
 		await(t, 10*time.Second, "the lease is given back", func() error {
 			if leases, err := lan.Leases6(); err != nil || len(leases) > 0 {
 				return fmt.Errorf("the table has %v, %v", leases, err)

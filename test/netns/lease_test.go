@@ -18,16 +18,20 @@ import (
 // signal is sent to every process inside whose name is this.
 func (n *ns) signal(name string, s syscall.Signal) {
 	n.t.Helper()
-	sent := 0
+	if n.tell(name, s) == 0 {
+		n.t.Fatalf("%s: no %s runs", n.name, name)
+	}
+}
+
+// tell is signal where nobody may be there; it returns how many were.
+func (n *ns) tell(name string, s syscall.Signal) (sent int) {
 	for _, pid := range n.pids() {
 		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.TrimSpace(string(comm)) == name {
 			syscall.Kill(pid, s) //nolint:errcheck // it may have ended
 			sent++
 		}
 	}
-	if sent == 0 {
-		n.t.Fatalf("%s: no %s runs", n.name, name)
-	}
+	return sent
 }
 
 // askNow makes the client renew now instead of after half of the lease.

@@ -1,0 +1,375 @@
+package netns_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	disorders = flag.Int("disorders", 3, "how many disorders there are, each of its own seed")
+	firstSeed = flag.Uint64("seed", 1, "the first disorder's seed")
+)
+
+// disorder is a project to which things happen that nobody foresaw together.
+// Whatever they were, it is itself again soon afterwards, without the poll.
+type disorder struct {
+	*running
+	rand     *rand.Rand
+	dhcp     *dhcpd
+	services [4]service
+	addrs    int    // addresses that the DHCP server has given
+	override string // the comment that the operator's template writes
+	settled  func() // ends what lasts until the next check
+	asked    time.Time
+	done     []string
+}
+
+// service is one that the project has at times.
+type service struct {
+	*backend // nil: it is down
+	port     int
+	moves    int
+}
+
+// happening is one of the things, and how often among the others.
+type happening struct {
+	what string
+	do   func(*disorder)
+}
+
+var happenings = []happening{
+	{"a service comes, or comes anew elsewhere", (*disorder).serviceElsewhere},
+	{"a service comes, or comes anew elsewhere", (*disorder).serviceElsewhere},
+	{"a service comes anew at its old address", (*disorder).serviceAgain},
+	{"a service comes anew at another port", (*disorder).servicePort},
+	{"a service goes", (*disorder).serviceGone},
+	{"a service dies and is started", (*disorder).serviceRestarted},
+	{"the ruleset is flushed", func(d *disorder) { d.box.try("nft", "flush", "ruleset") }},
+	{"a table is deleted", func(d *disorder) { d.box.try("nft", "delete", "table", "ip", "anchord_v4") }},
+	{"a translation is deleted", func(d *disorder) {
+		d.box.try("nft", "delete", "element", "ip6", "anchord_v6", "dnat_tcp", fmt.Sprintf("{ %d }", d.any().port))
+	}},
+	{"a translation is added", func(d *disorder) {
+		d.box.try("nft", "add", "element", "ip", "anchord_v4", "dnat_tcp", "{ 8888 : 10.213.0.10 . 80 }")
+	}},
+	{"the connections are forgotten", func(d *disorder) { d.box.try("conntrack", "-F") }},
+	{"the default route is deleted", func(d *disorder) { d.box.try("ip", "route", "delete", "default") }},
+	{"the default route leads elsewhere", func(d *disorder) {
+		d.box.try("ip", "route", "replace", "default", "via", "10.213.0.9", "dev", "transit0")
+	}},
+	{"the IPv6 default route is deleted", func(d *disorder) { d.box.try("ip", "-6", "route", "delete", "default") }},
+	{"the gateway's address is taken away", func(d *disorder) { d.box.try("ip", "addr", "del", transitGW+"/24", "dev", "transit0") }},
+	{"the gateway's IPv6 address is taken away", func(d *disorder) { d.box.try("ip", "addr", "del", transitGW6+"/64", "dev", "transit0") }},
+	{"the leased address is taken away", func(d *disorder) { d.box.try("ip", "-4", "addr", "flush", "dev", "lan0") }},
+	{"a foreign address is added", func(d *disorder) { d.box.try("ip", "addr", "add", "198.51.100.222/24", "dev", "lan0") }},
+	{"the LAN interface goes down and up", func(d *disorder) { d.flap("lan0") }},
+	{"the inner interface goes down and up", func(d *disorder) { d.flap("transit0") }},
+	{"the LAN interface gets another MAC", func(d *disorder) { d.box.try("ip", "link", "set", "lan0", "address", "02:00:00:00:00:99") }},
+	{"the DHCP client is killed", func(d *disorder) { d.kill("udhcpc") }},
+	{"ip monitor is killed", func(d *disorder) { d.kill("ip") }},
+	{"nft monitor is killed", func(d *disorder) { d.kill("nft") }},
+	{"the DHCP server gives another address", (*disorder).otherAddress},
+	{"the DHCP server is silent", (*disorder).silence},
+	{"docker is away", (*disorder).dockerAway},
+	{"docker is restarted", func(d *disorder) { d.docker.Down(); d.docker.DropHistory(); d.pause(); d.must(d.docker.Up()) }},
+	{"the event stream is cut", func(d *disorder) { d.docker.CutStreams() }},
+	{"docker is slow", (*disorder).dockerSlow},
+	{"docker fails", (*disorder).dockerFails},
+	{"anchord is killed and started again", func(d *disorder) { d.a.crash(); d.pause(); d.launchAnchord() }},
+	{"anchord is stopped and started again", (*disorder).restart},
+	{"a template is overridden", (*disorder).overrideTemplate},
+	{"a broken template comes", (*disorder).breakTemplate},
+	{"templates are withdrawn", (*disorder).withdrawTemplates},
+	{"the lease file is garbage", func(d *disorder) {
+		os.WriteFile(filepath.Join(d.runDir(), "leases", "udhcpc.lease"), []byte("reason=bound\nip=$(reboot)\n"), 0o644) //nolint:errcheck // it may be away
+	}},
+}
+
+func (d *disorder) must(err error) {
+	d.t.Helper()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// pause is none, short or long.
+func (d *disorder) pause() {
+	longest := []time.Duration{0, 5 * time.Millisecond, 100 * time.Millisecond, 700 * time.Millisecond}[d.rand.IntN(4)]
+	time.Sleep(time.Duration(d.rand.Int64N(int64(longest) + 1)))
+}
+
+// until has something ended before the next check.
+func (d *disorder) until(end func()) {
+	before := d.settled
+	d.settled = func() { before(); end() }
+}
+
+func (d *disorder) any() *service { return &d.services[d.rand.IntN(len(d.services))] }
+
+func (d *disorder) flap(iface string) {
+	d.box.try("ip", "link", "set", iface, "down")
+	d.pause()
+	d.box.try("ip", "link", "set", iface, "up")
+}
+
+// kill ends the processes of this name, if there are any.
+func (d *disorder) kill(name string) { d.box.tell(name, syscall.SIGKILL) }
+
+func (s *service) name() string { return fmt.Sprintf("service%d", s.port) }
+
+// host is the last number of an address that no service has or had last.
+func (d *disorder) host(s *service) int {
+	s.moves++
+	return 10 + 20*slices.IndexFunc(d.services[:], func(o service) bool { return o.port == s.port }) + s.moves%20
+}
+
+// comes starts a service, in place of the one that there was.
+func (d *disorder) comes(s *service, host int) {
+	if s.backend != nil {
+		s.vanish()
+		d.docker.Remove(s.id)
+	}
+	s.backend = d.bare(fmt.Sprintf("s%d-%d", s.port, s.moves), host)
+	s.backend.name = project + "-" + s.name() + "-1"
+	s.serveTCP(s.name(), fmt.Sprintf(":%d", s.port))
+	s.serveUDP(s.name(), fmt.Sprintf(":%d", s.port))
+	s.id = d.docker.AddContainer(s.container(fmt.Sprintf("tcp/%d,udp/%d", s.port, s.port)))
+}
+
+func (d *disorder) serviceElsewhere() {
+	s := d.any()
+	d.comes(s, d.host(s))
+}
+
+func (d *disorder) serviceAgain() {
+	s := d.any()
+	if s.backend == nil {
+		return
+	}
+	var host int
+	fmt.Sscanf(s.ip, "10.213.0.%d", &host) //nolint:errcheck // bare wrote it
+	s.moves++
+	d.comes(s, host)
+}
+
+func (d *disorder) servicePort() {
+	s := d.any()
+	if s.backend != nil {
+		d.serviceGoes(s)
+	}
+	host := d.host(s)
+	s.port ^= 16
+	d.comes(s, host)
+}
+
+func (d *disorder) serviceGone() { d.serviceGoes(d.any()) }
+
+func (d *disorder) serviceGoes(s *service) {
+	if s.backend == nil {
+		return
+	}
+	s.vanish()
+	d.docker.Remove(s.id)
+	s.backend = nil
+}
+
+func (d *disorder) serviceRestarted() {
+	s := d.any()
+	if s.backend == nil {
+		return
+	}
+	d.docker.Die(s.id)
+	d.pause()
+	d.docker.Start(s.id)
+}
+
+func (d *disorder) otherAddress() {
+	d.addrs++
+	d.ext = fmt.Sprintf("198.51.100.%d", 100+d.addrs)
+	d.dhcp.change(func(s *dhcpd) { s.addr = netip.MustParseAddr(d.ext) })
+	d.box.tell("udhcpc", syscall.SIGUSR1)
+}
+
+func (d *disorder) silence() {
+	d.dhcp.change(func(s *dhcpd) { s.silent = true })
+	d.until(func() { d.dhcp.change(func(s *dhcpd) { s.silent = false }) })
+}
+
+func (d *disorder) dockerAway() {
+	d.docker.Down()
+	d.until(func() { d.must(d.docker.Up()) })
+}
+
+func (d *disorder) dockerSlow() {
+	d.docker.Delay("/", 150*time.Millisecond)
+	d.until(func() { d.docker.Delay("/", 0) })
+}
+
+func (d *disorder) dockerFails() {
+	d.docker.Fail("/containers", 500)
+	d.until(func() { d.docker.Fail("/containers", 0) })
+}
+
+func (d *disorder) overrideTemplate() {
+	d.override = fmt.Sprintf("override %d", d.rand.IntN(1000))
+	d.world.override("10-a.nft.tmpl", forward(d.override))
+}
+
+func (d *disorder) breakTemplate() {
+	d.world.override("20-b.nft.tmpl", "{{define \"input\"}}\n\t\ttcp dport nonsense accept\n{{end}}")
+	d.until(func() { os.Remove(filepath.Join(d.templates(), "20-b.nft.tmpl")) })
+}
+
+func (d *disorder) withdrawTemplates() {
+	d.override = ""
+	os.RemoveAll(d.templates())
+}
+
+func (d *disorder) restart() {
+	eventually(d.t, hang, func() error { // until then it is the shell that starts it
+		if d.box.processes("anchord") == 0 {
+			return errors.New("anchord does not run")
+		}
+		return nil
+	})
+	d.a.terminate()
+	d.launchAnchord()
+}
+
+// launchAnchord starts anchord without waiting for anything.
+func (d *disorder) launchAnchord() {
+	d.a = d.world.anchord("ANCHORD_POLL_INTERVAL=1h", "ANCHORD_DHCP_BACKOFF_MAX=2s", "ANCHORD_TEMPLATE_DIR="+d.templates())
+}
+
+// askNow has the client ask for its lease now: it does not know that the server
+// changed its mind, or that somebody else wrote its file, for half an hour.
+func (d *disorder) askNow() {
+	if time.Since(d.asked) > 2*time.Second {
+		d.asked = time.Now()
+		d.box.tell("udhcpc", syscall.SIGUSR1)
+	}
+}
+
+// itself is a condition: the project is as a server would be.
+func (d *disorder) itself() error {
+	if err := errors.Join(d.hasOnly(d.ext)(), d.a.problems()()); err != nil {
+		d.askNow()
+		return err
+	}
+	conds := []func() error{
+		d.box.hasRoute("default via " + routerIP + " dev lan0"),
+		d.hasOnly6(firstIP6),
+		d.client.refused("tcp", d.addr(81)),
+		d.says(d.override, d.override != ""),
+		d.children,
+	}
+	for _, s := range d.services {
+		at, at6 := d.addr(s.port), on6(firstIP6, s.port)
+		if s.backend == nil {
+			conds = append(conds, d.client.refused("tcp", at), d.client.refused("tcp", at6))
+			continue
+		}
+		conds = append(conds,
+			d.client.answers("tcp", at, s.name()+" "+clientIP), d.client.answers("udp", at, s.name()+" "+clientIP),
+			d.client.answers("tcp", at6, s.name()+" "+clientIP6), d.client.answers("udp", at6, s.name()+" "+clientIP6),
+			d.client.refused("tcp", d.addr(s.port^16)),
+			s.answers("tcp", outsideIP+":80", "outside "+d.ext), s.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6),
+			s.answers("tcp", at, s.name()+" "+d.ext), s.answers("tcp", at6, s.name()+" "+firstIP6),
+		)
+	}
+	for _, c := range conds {
+		if err := c(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// children is a condition: anchord's are all there, and no others.
+func (d *disorder) children() error {
+	for name, want := range map[string]int{"anchord": 1, "udhcpc": 1, "ip": 1, "nft": 1, "": 4} {
+		if n := d.box.processes(name); n != want {
+			return fmt.Errorf("%d processes called %q, want %d", n, name, want)
+		}
+	}
+	return nil
+}
+
+// round has some things happen and checks that nothing of them is left.
+func (d *disorder) round() {
+	d.settled = func() {}
+	for range 1 + d.rand.IntN(4) {
+		h := happenings[d.rand.IntN(len(happenings))]
+		d.done = append(d.done, time.Now().Format("05.000 ")+h.what)
+		h.do(d)
+		d.pause()
+	}
+	d.settled()
+	d.asked = time.Now()
+	d.done = append(d.done, time.Now().Format("05.000 ")+"that is all")
+	took := eventually(d.t, 30*time.Second, d.itself)
+	d.done = append(d.done, fmt.Sprintf("  itself again after %v", took.Round(time.Millisecond)))
+	d.quiet()
+}
+
+// quiet checks that the project stays itself and that nobody is told of
+// anything more.
+func (d *disorder) quiet() {
+	eventually(d.t, hang, func() error {
+		before := len(d.a.log())
+		time.Sleep(1500 * time.Millisecond)
+		if more := d.a.log()[before:]; len(more) > 0 {
+			return fmt.Errorf("anchord tells more: %v", more)
+		}
+		return nil
+	})
+	d.must(d.itself())
+}
+
+func TestAfterAnyDisorderTheProjectIsItself(t *testing.T) {
+	t.Parallel()
+	for seed := *firstSeed; seed < *firstSeed+uint64(*disorders); seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{ipv6: true})
+			d := &disorder{running: &running{world: w, ext: "198.51.100.100"}, rand: rand.New(rand.NewPCG(seed, 0))}
+			d.t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("what happened:\n%s", strings.Join(d.done, "\n"))
+				}
+			})
+			d.dhcp = w.startDHCPD(d.ext, time.Hour)
+			d.dhcp.change(func(s *dhcpd) { s.strict = true })
+			w.advertise(w.router, ordinary(firstPrefix))
+			w.outside.serveTCP("outside", ":80")
+			for i := range d.services {
+				d.services[i].port = 1000 + i
+			}
+			d.launchAnchord()
+			eventually(t, hang, d.itself)
+			for range 12 {
+				d.round()
+			}
+			d.asAfresh()
+		})
+	}
+}
+
+// asAfresh checks that what is in the kernel is what a new start makes of it.
+func (d *disorder) asAfresh() {
+	rules := d.rules()
+	d.restart()
+	eventually(d.t, hang, d.itself)
+	eventually(d.t, deadline, func() error { return same(d.rules(), rules) })
+	d.must(d.itself())
+}
