@@ -548,30 +548,29 @@ func (r *Reconciler) solicit(ctx context.Context, iface string, since time.Durat
 	}
 }
 
-// applyNeighbours corrects the MAC of backends that were recreated under
-// their old address.
+// applyNeighbours tells the kernel the MACs of new backends: another container,
+// of whatever kind, may have had the address and be remembered for a minute.
 func (r *Reconciler) applyNeighbours(ctx context.Context) error {
-	var errs []error
-	if r.macs == nil {
-		r.macs = map[netip.Addr]string{}
-	}
-	tried := map[netip.Addr]bool{}
+	wanted := map[netip.Addr]Neighbour{}
 	for _, e := range r.state.Entries {
-		old := r.macs[e.Backend]
-		if e.BackendMAC == "" || old == e.BackendMAC || tried[e.Backend] {
-			continue
+		n := Neighbour{Iface: e.Iface, Addr: e.Backend, MAC: e.BackendMAC}
+		if n.MAC != "" && r.neighbours[n.Addr] != n && r.link(n.Iface).hasFamily(e.Family) {
+			wanted[n.Addr] = n
 		}
-		if old != "" {
-			tried[e.Backend] = true
-			if err := r.Neighbours.SetNeighbour(ctx, e.Iface, e.Backend, e.BackendMAC); err != nil {
-				errs = append(errs, err)
-				continue // to be tried again, in the next round
-			}
-		}
-		// Kept when the backend goes: its address comes back with another.
-		r.macs[e.Backend] = e.BackendMAC
 	}
-	return errors.Join(errs...)
+	if len(wanted) == 0 {
+		return nil
+	}
+	list := slices.SortedFunc(maps.Values(wanted), func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
+	if err := r.Neighbours.SetNeighbours(ctx, list); err != nil {
+		return err // to be tried again, in the next round
+	}
+	if r.neighbours == nil {
+		r.neighbours = map[netip.Addr]Neighbour{}
+	}
+	// Kept when the backend goes: its address comes back with another.
+	maps.Copy(r.neighbours, wanted)
+	return nil
 }
 
 // endStaleFlows ends the flows that the ruleset, which is in the kernel by

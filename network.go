@@ -119,6 +119,13 @@ func (l Link) hasFamily(f Family) bool {
 	return slices.ContainsFunc(l.Addrs, func(la LinkAddr) bool { return FamilyOf(la.Prefix.Addr()) == f })
 }
 
+// Neighbour is who has an address on a link.
+type Neighbour struct {
+	Iface string
+	Addr  netip.Addr
+	MAC   string
+}
+
 // Self is the network-anchor's own container and the networks it is on.
 type Self struct {
 	Container

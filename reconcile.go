@@ -41,7 +41,7 @@ type (
 	// Neighbours keeps neighbours' and our own tables of them right, and
 	// asks routers to introduce themselves.
 	Neighbours interface {
-		SetNeighbour(ctx context.Context, iface string, addr netip.Addr, mac string) error
+		SetNeighbours(ctx context.Context, list []Neighbour) error
 		Announce(ctx context.Context, iface string, addr netip.Addr) error
 		Solicit(ctx context.Context, iface string) error
 	}
@@ -183,9 +183,9 @@ type Reconciler struct {
 	memory     Memory
 	applied    *Ruleset // in the kernel, nil if none
 	words      wording
-	inherited  bool  // a killed predecessor's tables stand
-	state      State // as decided last
-	macs       map[netip.Addr]string
+	inherited  bool                      // a killed predecessor's tables stand
+	state      State                     // as decided last
+	neighbours map[netip.Addr]Neighbour  // that the kernel was told of
 	held       PerFamily[LeasedAddr]     // leased addresses that were put on ext last
 	ours       map[netip.Prefix]LinkAddr // IPv6 addresses of ext, as seen last
 	routed     []Route                   // that were set last

@@ -41,6 +41,7 @@ func TestOrderOfEffects(t *testing.T) {
 		"mac lan0 "+derivedMAC,
 		"address transit0 10.213.0.1/24",
 		"readdress lan0 192.0.2.77/24 for 1h0m0s via 192.0.2.1",
+		"neighbours transit0 10.213.0.5 02:42:bb:00:01:00",
 		"end udp dst=192.0.2.77 src=192.0.2.77 reply-dst= port=53", // after the rules
 		"client lan0 shop 192.0.2.77",
 	)
@@ -110,10 +111,10 @@ func TestEachStepMayFailAndTheOthersGoOn(t *testing.T) {
 		"rules lan0", "mac lan0 " + derivedMAC, "address transit0 10.213.0.1/24",
 		"readdress lan0 192.0.2.77/24 for 1h0m0s without 192.0.2.9/24 via 192.0.2.1",
 		"end  dst=192.0.2.9 src= reply-dst= port=0", "end  dst= src= reply-dst=192.0.2.9 port=0",
-		"route 2001:db8::1 lan0", "neighbour transit0 10.213.0.5 02:42:cc:00:00:01",
+		"route 2001:db8::1 lan0", "neighbours transit0 10.213.0.5 02:42:cc:00:00:01",
 		"end tcp dst=192.0.2.77 src=10.213.0.4 reply-dst= port=0",
 	}
-	for _, failing := range []string{"", "mac", "address", "readdress", "route", "neighbour", "flows"} {
+	for _, failing := range []string{"", "mac", "address", "readdress", "route", "neighbours", "flows"} {
 		t.Run("failing: "+failing, func(t *testing.T) {
 			g := leased()
 			// One reconcile in which every step has something to do.
@@ -189,7 +190,7 @@ func TestNoAddressWithoutARuleset(t *testing.T) {
 			t.Errorf("outcome %+v", o)
 		}
 		g.change(func() { delete(g.fails, failing) })
-		if did := g.look(t, anchord.SourceAll); len(did) != 5 || did[0] != "rules lan0" {
+		if did := g.look(t, anchord.SourceAll); len(did) != 6 || did[0] != "rules lan0" {
 			t.Errorf("afterwards it did %q", did)
 		}
 	}
@@ -201,7 +202,7 @@ func TestLastGoodRulesetIsKeptAndTheRestGoesOn(t *testing.T) {
 	g.w.run("mail", "tcp/25", "shop_transit=10.213.0.6")
 	g.w.Now += 30 * time.Minute
 	g.w.lease("192.0.2.77/24", "192.0.2.1")
-	g.wantEffects(t, anchord.SourceAll, "rules lan0 !", "readdress lan0 192.0.2.77/24 for 1h0m0s")
+	g.wantEffects(t, anchord.SourceAll, "rules lan0 !", "readdress lan0 192.0.2.77/24 for 1h0m0s", "neighbours transit0 10.213.0.6 02:42:bb:00:02:00")
 	if o := g.last(); !o.RulesetIn || o.ApplyErr == nil || !o.Settled {
 		t.Errorf("outcome %+v", o)
 	}
@@ -216,7 +217,7 @@ func TestFlowsAreEndedOnceTheNewRulesAreInNotBefore(t *testing.T) {
 	g.flows[anchord.TCP] = []anchord.Flow{stale}
 	g.w.Containers[0].Endpoints[0].Addrs[anchord.V4] = addr("10.213.0.9")
 	g.change(func() { g.fails["rules"] = errBroken })
-	g.wantEffects(t, anchord.SourceContainers, "rules lan0 !")
+	g.wantEffects(t, anchord.SourceContainers, "rules lan0 !", "neighbours transit0 10.213.0.9 02:42:bb:00:01:00")
 	g.change(func() { delete(g.fails, "rules") })
 	g.wantEffects(t, anchord.SourceContainers, "rules lan0", "end tcp dst=192.0.2.77 src=10.213.0.5 reply-dst= port=0")
 }
@@ -228,7 +229,7 @@ func TestFlowsOfOthersLiveOn(t *testing.T) {
 		{OrigDst: addr("198.51.100.1"), OrigPort: 443, ReplySrc: addr("198.51.100.1"), ReplyPort: 443},
 	}
 	g.w.run("mail", "tcp/25", "shop_transit=10.213.0.6")
-	g.wantEffects(t, anchord.SourceContainers, "rules lan0")
+	g.wantEffects(t, anchord.SourceContainers, "rules lan0", "neighbours transit0 10.213.0.6 02:42:bb:00:02:00")
 	g.w.Containers = g.w.Containers[:1]
 	g.wantEffects(t, anchord.SourceContainers, "rules lan0")
 }
@@ -392,7 +393,7 @@ func TestAddressesThatSomebodyElseChanged(t *testing.T) {
 func TestRecreatedBackendIsSoughtUnderItsNewMAC(t *testing.T) {
 	g := working(t)
 	g.w.Containers[0].Endpoints[0].MAC = "02:42:cc:00:00:01"
-	g.wantEffects(t, anchord.SourceContainers, "neighbour transit0 10.213.0.5 02:42:cc:00:00:01")
+	g.wantEffects(t, anchord.SourceContainers, "neighbours transit0 10.213.0.5 02:42:cc:00:00:01")
 	g.wantEffects(t, anchord.SourceContainers)
 }
 

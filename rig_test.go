@@ -264,8 +264,12 @@ func (g *rig) DeleteRoute(_ context.Context, r anchord.Route) error {
 	return err
 }
 
-func (g *rig) SetNeighbour(_ context.Context, iface string, a netip.Addr, mac string) error {
-	return g.effect("neighbour %s %s %s", iface, a, mac)
+func (g *rig) SetNeighbours(_ context.Context, list []anchord.Neighbour) error {
+	text := "neighbours"
+	for _, n := range list {
+		text += fmt.Sprintf(" %s %s %s", n.Iface, n.Addr, n.MAC)
+	}
+	return g.effect("%s", text)
 }
 
 func (g *rig) Announce(_ context.Context, iface string, a netip.Addr) error {

@@ -316,11 +316,16 @@ func routeArgs(verb string, r anchord.Route) []string {
 	return args
 }
 
-// SetNeighbour tells the kernel a neighbour's new hardware address, so that a
-// recreated container is not sought under its old one.
-func (i IP) SetNeighbour(ctx context.Context, iface string, addr netip.Addr, mac string) error {
-	if _, err := i.Runner.Run(ctx, "", "ip", "neighbour", "replace", addr.String(), "lladdr", mac, "dev", iface, "nud", "stale"); err != nil {
-		return fmt.Errorf("updating neighbour %s: %w", addr, err)
+// SetNeighbours tells the kernel who has these addresses now, so that a new
+// container is not sought under the hardware address of the last one. What is
+// wrong with one of them keeps none of the others back.
+func (i IP) SetNeighbours(ctx context.Context, list []anchord.Neighbour) error {
+	var batch strings.Builder
+	for _, n := range list {
+		fmt.Fprintf(&batch, "neighbour replace %s lladdr %s dev %s nud stale\n", n.Addr, n.MAC, n.Iface)
+	}
+	if _, err := i.Runner.Run(ctx, batch.String(), "ip", "-force", "-batch", "-"); err != nil {
+		return fmt.Errorf("updating neighbours: %w", err)
 	}
 	return nil
 }

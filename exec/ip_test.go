@@ -119,7 +119,9 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		}, "ip -6 route flush dev eth0\nip -batch -\nlink set dev eth0 arp off addrgenmode none up\naddress flush dev eth0 to ::/0\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
 		{"own interface away", func() error { return ip.RemoveChild(ctx, anchord.Child{Name: "ext", Parent: "eth0"}) }, "ip link delete dev ext\nip link set dev eth0 arp on addrgenmode eui64"},
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
-		{"neighbour", func() error { return ip.SetNeighbour(ctx, "transit0", addr("10.0.0.5"), "02:00:00:00:00:05") }, "ip neighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
+		{"neighbours", func() error {
+			return ip.SetNeighbours(ctx, []anchord.Neighbour{{Iface: "transit0", Addr: addr("10.0.0.5"), MAC: "02:00:00:00:00:05"}, {Iface: "transit0", Addr: addr("fd00::5"), MAC: "02:00:00:00:00:05"}})
+		}, "ip -force -batch -\nneighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale\nneighbour replace fd00::5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
 		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},
 	} {
 		if err := tt.do(); err != nil {

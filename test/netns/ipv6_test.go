@@ -692,20 +692,6 @@ func TestOldIPv6FlowsToAVanishedBackendAreEnded(t *testing.T) {
 	}
 }
 
-func TestABackendWithAnotherMACIsReachedAtOnceInIPv6(t *testing.T) {
-	t.Parallel()
-	r, _ := startSLAAC(t, setup{}, ordinary(firstPrefix))
-	web := r.backend("web", 10, "tcp/80")
-	web.serveTCP("web", ":80")
-	eventually(t, deadline, r.client.answers("tcp", on6(firstIP6, 80), "web "+clientIP6))
-	web.vanish()
-	r.docker.Remove(web.id)
-	eventually(t, deadline, r.client.refused("tcp", on6(firstIP6, 80)))
-	again := r.bare("again", 10)
-	again.serveTCP("new", ":80")
-	promise(t, func() { again.id = r.docker.AddContainer(again.container("tcp/80")) }, r.client.answers("tcp", on6(firstIP6, 80), "new "+clientIP6))
-}
-
 func TestWhoIsExposedInIPv6(t *testing.T) {
 	t.Parallel()
 	r := start(t, setup{ipv6: true})

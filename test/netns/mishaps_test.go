@@ -28,19 +28,27 @@ func TestAReleasedLeaseIsNotUsedUnasked(t *testing.T) {
 	}
 }
 
+// An address comes back with another container, and so another MAC; the kernel
+// remembers the last one for a minute, whether or not that was exposed.
 func TestABackendWithAnotherMACIsReachedAtOnce(t *testing.T) {
 	t.Parallel()
-	r := start(t, setup{})
-	web := r.backend("web", 10, "tcp/80")
-	web.serveTCP("web", ":80")
-	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
-	web.vanish()
-	r.docker.Remove(web.id)
-	eventually(t, deadline, r.client.refused("tcp", r.addr(80)))
-	again := r.bare("again", 10)
-	again.serveTCP("new", ":80")
-	again.id = r.docker.AddContainer(again.container("tcp/80"))
-	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "new "+clientIP))
+	for name, label := range map[string]string{"of a service": "tcp/80", "of a container that is not exposed": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, setup{ipv6: true})
+			ext6 := r.ext6()
+			r.outside.serveTCP("outside", ":80")
+			old := r.backend("old", 10, label)
+			eventually(t, hang, old.answers("tcp", outsideIP+":80", "outside "+r.ext))
+			eventually(t, hang, old.answers("tcp", on6(outsideIP6, 80), "outside "+ext6))
+			old.vanish()
+			r.docker.Remove(old.id)
+			again := r.bare("again", 10)
+			again.serveTCP("new", ":80")
+			promise(t, func() { again.id = r.docker.AddContainer(again.container("tcp/80")) },
+				r.client.answers("tcp", r.addr(80), "new "+clientIP), r.client.answers("tcp", on6(ext6, 80), "new "+clientIP6))
+		})
+	}
 }
 
 func TestStopAfterTheLANInterfaceIsGone(t *testing.T) {
