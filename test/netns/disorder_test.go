@@ -74,7 +74,7 @@ var happenings = []happening{
 	{"a foreign address is added", func(d *disorder) { d.box.try("ip", "addr", "add", "198.51.100.222/24", "dev", "lan0") }},
 	{"the LAN interface goes down and up", func(d *disorder) { d.flap("lan0") }},
 	{"the inner interface goes down and up", func(d *disorder) { d.flap("transit0") }},
-	{"the LAN interface gets another MAC", func(d *disorder) { d.box.try("ip", "link", "set", "lan0", "address", "02:00:00:00:00:99") }},
+	{"the LAN interface gets another MAC", (*disorder).otherMAC},
 	{"the DHCP client is killed", func(d *disorder) { d.kill("udhcpc") }},
 	{"ip monitor is killed", func(d *disorder) { d.kill("ip") }},
 	{"nft monitor is killed", func(d *disorder) { d.kill("nft") }},
@@ -246,13 +246,23 @@ func (d *disorder) withdrawTemplates() {
 	os.RemoveAll(d.templates())
 }
 
-func (d *disorder) restart() {
-	eventually(d.t, hang, func() error { // until then it is the shell that starts it
-		if d.box.processes("anchord") == 0 {
-			return errors.New("anchord does not run")
+// otherMAC is seen to its end: an anchord that starts meanwhile cannot know whose
+// interface that is.
+func (d *disorder) otherMAC() {
+	if status, _, err := d.a.get("/readyz"); err != nil || status != 200 {
+		return
+	}
+	d.box.try("ip", "link", "set", "lan0", "address", "02:00:00:00:00:99")
+	eventually(d.t, deadline, func() error {
+		if mac := d.box.mac("lan0"); mac != derivedMAC {
+			return errors.New("lan0 has " + mac)
 		}
 		return nil
 	})
+}
+
+func (d *disorder) restart() {
+	eventually(d.t, hang, d.a.logs("anchord.starting")) // before that, no signal is caught
 	d.a.terminate()
 	d.launchAnchord()
 }
