@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -81,6 +82,8 @@ func (m ndpMessage) send(iface string, from netip.Addr) error {
 	if from.IsValid() {
 		control.Src = from.AsSlice()
 	}
-	_, err = conn.IPv6PacketConn().WriteTo(text, control, &net.IPAddr{IP: m.to, Zone: iface})
+	// By its number: package net remembers for a minute which number an
+	// interface had that was called so.
+	_, err = conn.IPv6PacketConn().WriteTo(text, control, &net.IPAddr{IP: m.to, Zone: strconv.Itoa(link.Index)})
 	return err
 }

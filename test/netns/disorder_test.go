@@ -27,7 +27,9 @@ type disorder struct {
 	rand     *rand.Rand
 	dhcp     *dhcpd
 	services [4]service
-	addrs    int    // addresses that the DHCP server has given
+	router6  *advertiser
+	addrs    int // addresses that the DHCP server has given
+	extras   int
 	override string // the comment that the operator's template writes
 	settled  func() // ends what lasts until the next check
 	asked    time.Time
@@ -80,6 +82,13 @@ var happenings = []happening{
 	{"nft monitor is killed", func(d *disorder) { d.kill("nft") }},
 	{"the DHCP server gives another address", (*disorder).otherAddress},
 	{"the DHCP server is silent", (*disorder).silence},
+	{"leases are short for a while", (*disorder).shortLeases},
+	{"the router resigns for a while", (*disorder).routerResigns},
+	{"the project leaves the LAN and comes back", (*disorder).replugLAN},
+	{"the project leaves its services' network and comes back", (*disorder).replugTransit},
+	{"another container claims a service's port for a while", (*disorder).rival},
+	{"a label is wrong for a while", (*disorder).wrongLabel},
+	{"anchord stands still", (*disorder).standStill},
 	{"docker is away", (*disorder).dockerAway},
 	{"docker is restarted", func(d *disorder) { d.docker.Down(); d.docker.DropHistory(); d.pause(); d.must(d.docker.Up()) }},
 	{"the event stream is cut", func(d *disorder) { d.docker.CutStreams() }},
@@ -214,6 +223,59 @@ func (d *disorder) otherAddress() {
 func (d *disorder) silence() {
 	d.dhcp.change(func(s *dhcpd) { s.silent = true })
 	d.until(func() { d.dhcp.change(func(s *dhcpd) { s.silent = false }) })
+}
+
+func (d *disorder) shortLeases() {
+	d.dhcp.change(func(s *dhcpd) { s.lease = 4 * time.Second })
+	d.box.tell("udhcpc", syscall.SIGUSR1)
+	d.until(func() { d.dhcp.change(func(s *dhcpd) { s.lease = time.Hour }) })
+}
+
+func (d *disorder) routerResigns() {
+	d.router6.say(func(a *advert) { a.lifetime = 0 })
+	d.until(func() { d.router6.say(func(a *advert) { a.lifetime = 1800 }) })
+}
+
+func (d *disorder) replugLAN() {
+	d.box.try("ip", "link", "delete", "lan0")
+	d.docker.Disconnect(d.boxID, lanNetwork)
+	d.pause()
+	d.joinLAN(1500, true)
+	_, ep := lanAttachment(setup{ipv6: true})
+	d.docker.Connect(d.boxID, lanNetwork, ep)
+}
+
+func (d *disorder) replugTransit() {
+	d.leaveTransit()
+	d.pause()
+	d.rejoinTransit()
+}
+
+func (d *disorder) rival() {
+	s := d.any()
+	if s.backend == nil {
+		return
+	}
+	d.extra(fmt.Sprintf("tcp/%d", s.port))
+}
+
+func (d *disorder) wrongLabel() { d.extra("tcp/80,nonsense") }
+
+// extra is a container that goes before the next check.
+func (d *disorder) extra(label string) {
+	d.extras++
+	b := d.bare(fmt.Sprintf("extra%d", d.extras), 100+d.extras%20)
+	b.serveTCP("extra", ":80")
+	id := d.docker.AddContainer(b.container(label))
+	d.until(func() {
+		b.vanish()
+		d.docker.Remove(id)
+	})
+}
+
+func (d *disorder) standStill() {
+	d.box.tell("anchord", syscall.SIGSTOP)
+	d.until(func() { d.box.tell("anchord", syscall.SIGCONT) })
 }
 
 func (d *disorder) dockerAway() {
@@ -372,7 +434,7 @@ func TestAfterAnyDisorderTheProjectIsItself(t *testing.T) {
 			})
 			d.dhcp = w.startDHCPD(d.ext, time.Hour)
 			d.dhcp.change(func(s *dhcpd) { s.strict = true })
-			w.advertise(w.router, ordinary(firstPrefix))
+			d.router6 = w.advertise(w.router, ordinary(firstPrefix))
 			w.outside.serveTCP("outside", ":80")
 			for i := range d.services {
 				d.services[i].port = 1000 + i

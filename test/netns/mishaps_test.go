@@ -88,6 +88,40 @@ func TestMACsThatSomebodyChangesAreNoOtherInterfaces(t *testing.T) {
 	}
 }
 
+// leaveTransit takes the box off the services' network, as docker does.
+func (w *world) leaveTransit() {
+	w.box.try("ip", "link", "delete", "transit0")
+	w.docker.Disconnect(w.boxID, transitNet)
+}
+
+// rejoinTransit connects it again: with the same name and another MAC.
+func (w *world) rejoinTransit() {
+	w.plug(w.box, "transit0", "br-transit", boxIP+"/24", boxIP6+"/64")
+	w.docker.Connect(w.boxID, transitNet, w.transitEndpoint(w.box, boxIP, boxIP6, true))
+}
+
+func TestTheServicesNetworkIsLeftAndJoinedAgain(t *testing.T) {
+	t.Parallel()
+	r := start(t, setup{ipv6: true})
+	ext6 := r.ext6()
+	r.outside.serveTCP("outside", ":80")
+	web := r.backend("web", 10, "tcp/80")
+	web.serveTCP("web", ":80")
+	traffic := []func() error{
+		r.client.answers("tcp", r.addr(80), "web "+clientIP), r.client.answers("tcp", on6(ext6, 80), "web "+clientIP6),
+		web.answers("tcp", outsideIP+":80", "outside "+r.ext), web.answers("tcp", on6(outsideIP6, 80), "outside "+ext6),
+	}
+	for _, c := range traffic {
+		eventually(t, hang, c)
+	}
+	r.leaveTransit()
+	eventually(t, deadline, r.a.logs("network.shared_missing"))
+	promise(t, r.rejoinTransit, traffic...)
+	if failed := r.a.entries("address.announce_failed"); len(failed) > 0 {
+		t.Errorf("it could not say where it is: %v", failed)
+	}
+}
+
 func TestARouteInTheShadowOfAnotherIsFreed(t *testing.T) {
 	t.Parallel()
 	r := start(t, setup{})

@@ -171,8 +171,14 @@ func (w *world) cableLAN(s setup) {
 		mtu = s.lanMTU
 	}
 	w.sw.ip("link add p-lan type veth peer name p-macvlan\nlink set p-lan master br-lan up\nlink set p-macvlan up promisc on\n")
+	w.joinLAN(mtu, s.ipv6 && !s.routerOnLAN)
+}
+
+// joinLAN gives the box its lan0.
+func (w *world) joinLAN(mtu int, host6 bool) {
+	w.t.Helper()
 	w.sw.ip(fmt.Sprintf("link add link p-macvlan name lan0 netns %s address %s mtu %d type macvlan mode bridge\n", w.box.path(), boxMAC, mtu))
-	if s.ipv6 && !s.routerOnLAN {
+	if host6 {
 		w.box.sysctl("net.ipv6.conf.lan0.forwarding", "0")
 	}
 	w.box.ip("link set lan0 up\n")
