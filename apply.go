@@ -23,6 +23,7 @@ func (r *Reconciler) apply(ctx context.Context, before State) error {
 		ruleErr,
 		r.applyChild(ctx),
 		r.applyMAC(ctx),
+		r.applyUp(ctx),
 		r.applyGateways(ctx),
 		r.applyExternal(ctx),
 		r.applyLeased6(ctx),
@@ -78,6 +79,20 @@ func (r *Reconciler) applyMAC(ctx context.Context) error {
 	// The interface went down and up: its routes are gone, and its IPv6
 	// addresses, which the kernel makes anew from the new MAC.
 	r.restarted(link.Name)
+	return nil
+}
+
+// applyUp brings the LAN interface up, whoever set it down.
+func (r *Reconciler) applyUp(ctx context.Context) error {
+	link := r.link(r.state.Ext)
+	if link.Name == "" || !link.Down {
+		return nil
+	}
+	if err := r.Addresses.SetUp(ctx, link.Name); err != nil {
+		return err
+	}
+	r.wrote = true
+	r.Reporter.Event(Warn, EventBroughtUp, "the LAN interface was down; it is up again", Fields{"iface": link.Name})
 	return nil
 }
 

@@ -40,6 +40,7 @@ const (
 	EventAnnounceFailed       = "address.announce_failed"
 	EventChildMade            = "address.interface_made"
 	EventMACSet               = "address.mac_set"
+	EventBroughtUp            = "address.interface_up"
 	EventRoutersUnheard       = "route.routers_unheard"
 	EventSolicitFailed        = "route.solicit_failed"
 	EventRouteSet             = "route.set"
@@ -139,6 +140,7 @@ var EventGroups = []EventGroup{
 		{EventARPUnset, at(Warn), "the LAN interface could not be kept from answering ARP for addresses inside", "a kernel that refuses the setting; nothing else depends on it"},
 		{EventAnnounceFailed, at(Warn), "neighbours could not be told of an address", "they may send to an old MAC for some minutes"},
 		{EventMACSet, at(Info), "the LAN interface has the project's own MAC", ""},
+		{EventBroughtUp, at(Warn), "the LAN interface was down; it is up again", "find who set it down"},
 		{EventChildMade, at(Info), "the LAN interface was made on `ANCHORD_VLAN_PARENT`", ""},
 		{EventAddressAdded, at(Info), "an address on the LAN, or the gateway address of a transit network", ""},
 		{EventAddressRemoved, at(Info), "the LAN interface gave up an address", ""},

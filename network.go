@@ -70,6 +70,7 @@ type Link struct {
 	Index int // the kernel's, which an interface keeps for its life
 	MAC   string
 	Kind  string     // the kernel's, such as macvlan
+	Down  bool       // by somebody's will, not for want of a carrier
 	Addrs []LinkAddr // of global scope
 	// Local is the IPv6 address for use on the link, once it is known to be
 	// free; invalid where IPv6 is off.

@@ -26,6 +26,7 @@ type (
 		RemoveChild(ctx context.Context, c Child) error
 		// BeOneHost keeps an interface from speaking for others' addresses.
 		BeOneHost(ctx context.Context, iface string) error
+		SetUp(ctx context.Context, iface string) error
 		SetMAC(ctx context.Context, iface, mac string, keep []netip.Prefix) error
 		AddAddress(ctx context.Context, iface string, p netip.Prefix) error
 		// Durations run from now; zero is for ever.

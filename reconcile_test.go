@@ -385,6 +385,9 @@ func TestAddressesThatSomebodyElseChanged(t *testing.T) {
 	l.Addrs = append(l.Addrs, anchord.LinkAddr{Prefix: netip.MustParsePrefix("192.0.2.200/24")})
 	g.wantEffects(t, anchord.SourceKernel, "readdress lan0 192.0.2.77/24 for 1h0m0s without 192.0.2.200/24 via 192.0.2.1",
 		"end  dst=192.0.2.200 src= reply-dst= port=0", "end  dst= src= reply-dst=192.0.2.200 port=0")
+	l.Down = true
+	g.wantEffects(t, anchord.SourceKernel, "up lan0")
+	g.wantEffects(t, anchord.SourceKernel)
 	l.MAC = lanMAC
 	// Which takes the interface down and up, and the routes with it.
 	g.wantEffects(t, anchord.SourceKernel, "mac lan0 "+derivedMAC, "route 192.0.2.1 lan0")

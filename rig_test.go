@@ -151,6 +151,14 @@ func (g *rig) Routes(context.Context) (anchord.PerFamily[[]anchord.Route], error
 
 func (g *rig) BeOneHost(context.Context, string) error { return g.fails["quiet"] }
 
+func (g *rig) SetUp(_ context.Context, iface string) error {
+	err := g.effect("up %s", iface)
+	if err == nil {
+		g.link(iface).Down = false
+	}
+	return err
+}
+
 func (g *rig) SetMAC(_ context.Context, iface, mac string, _ []netip.Prefix) error {
 	err := g.effect("mac %s %s", iface, mac)
 	if err == nil {

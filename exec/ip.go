@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 		Ifname   string
 		Address  string
 		LinkType string `json:"link_type"`
+		Flags    []string
 		LinkInfo struct {
 			Kind string `json:"info_kind"`
 		}
@@ -53,7 +55,7 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 		if r.LinkType != "ether" {
 			continue
 		}
-		l := anchord.Link{Name: r.Ifname, Index: r.Ifindex, MAC: r.Address, Kind: r.LinkInfo.Kind}
+		l := anchord.Link{Name: r.Ifname, Index: r.Ifindex, MAC: r.Address, Kind: r.LinkInfo.Kind, Down: !slices.Contains(r.Flags, "UP")}
 		for _, a := range r.AddrInfo {
 			addr, err := netip.ParseAddr(a.Local)
 			if err == nil && a.Scope == "link" && addr.Is6() && !a.Tentative && !a.Duplicate {
@@ -171,6 +173,14 @@ func (i IP) RemoveChild(ctx context.Context, c anchord.Child) error {
 		if _, err := i.Runner.Run(ctx, "", args...); err != nil && !isNotFound(err) {
 			return fmt.Errorf("removing interface %s: %w", c.Name, err)
 		}
+	}
+	return nil
+}
+
+// SetUp brings an interface up.
+func (i IP) SetUp(ctx context.Context, iface string) error {
+	if _, err := i.Runner.Run(ctx, "", "ip", "link", "set", "dev", iface, "up"); err != nil {
+		return fmt.Errorf("bringing %s up: %w", iface, err)
 	}
 	return nil
 }

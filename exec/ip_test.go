@@ -119,6 +119,7 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		}, "ip -6 route flush dev eth0\nip -batch -\nlink set dev eth0 arp off addrgenmode none up\naddress flush dev eth0 to ::/0\nlink add link eth0 name ext address 02:00:00:00:00:01 type macvlan mode bridge\nlink set dev ext up"},
 		{"own interface away", func() error { return ip.RemoveChild(ctx, anchord.Child{Name: "ext", Parent: "eth0"}) }, "ip link delete dev ext\nip link set dev eth0 arp on addrgenmode eui64"},
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
+		{"up", func() error { return ip.SetUp(ctx, "lan0") }, "ip link set dev lan0 up"},
 		{"neighbours", func() error {
 			return ip.SetNeighbours(ctx, []anchord.Neighbour{{Iface: "transit0", Addr: addr("10.0.0.5"), MAC: "02:00:00:00:00:05"}, {Iface: "transit0", Addr: addr("fd00::5"), MAC: "02:00:00:00:00:05"}})
 		}, "ip -force -batch -\nneighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale\nneighbour replace fd00::5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},

@@ -16,13 +16,17 @@ import (
 // Neighbour discovery (RFC 4861). No tool of the image sends these messages.
 
 // advertise sends three unsolicited neighbour advertisements to all nodes, a
-// second apart (7.2.6).
+// second apart (7.2.6), for as long as the address can be used: who has it back
+// announces it anew.
 func advertise(ctx context.Context, iface string, addr netip.Addr) error {
 	const override = 0x20 // replace what is cached; neither a router nor an answer
 	body := append([]byte{override, 0, 0, 0}, addr.AsSlice()...)
 	message := ndpMessage{kind: ipv6.ICMPTypeNeighborAdvertisement, body: body, option: targetLinkLayerAddress, to: net.IPv6linklocalallnodes}
 	for range 3 {
 		if err := message.send(iface, addr); err != nil {
+			if !usable(addr) {
+				return nil
+			}
 			return fmt.Errorf("announcing %s: %w", addr, err)
 		}
 		if !sleep(ctx, time.Second) {
@@ -30,6 +34,16 @@ func advertise(ctx context.Context, iface string, addr netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// usable says whether an address is ours and known to be free: from no other can a
+// socket send.
+func usable(addr netip.Addr) bool {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
 }
 
 // Solicit asks the routers on an interface to introduce themselves (RFC 4861,

@@ -402,7 +402,7 @@ func (d *disorder) round() {
 	d.done = append(d.done, time.Now().Format("05.000 ")+"that is all")
 	took := eventually(d.t, 30*time.Second, d.itself)
 	d.done = append(d.done, fmt.Sprintf("  itself again after %v", took.Round(time.Millisecond)))
-	eventually(d.t, deadline, d.children)
+	eventually(d.t, hang, d.children) // a monitor that is killed twice waits for seconds
 	d.quiet()
 }
 

@@ -177,6 +177,7 @@ func TestADefaultRouteChangedByHandIsPutRight(t *testing.T) {
 		"deleted":                  "route delete default",
 		"another, which is better": "route replace default via " + clientIP + " dev lan0",
 		"link flap":                "link set lan0 down\nlink set lan0 up",
+		"link down":                "link set lan0 down",
 	} {
 		t.Run(name, func(t *testing.T) {
 			reasserts := r.a.count(`anchord_route_reasserts_total{family="v4"}`)
@@ -196,6 +197,7 @@ func TestADefaultRouteChangedByHandIsPutRight(t *testing.T) {
 			})
 		})
 	}
+	eventually(t, deadline, r.a.logs("address.interface_up", "lan0"))
 	t.Run("other routes are left alone", func(t *testing.T) {
 		r.box.ip("route replace 203.0.113.128/25 via " + clientIP + "\n")
 		throughout(t, 300*time.Millisecond, func() error {
