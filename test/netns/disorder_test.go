@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	disorders = flag.Int("disorders", 3, "how many disorders there are, each of its own seed")
+	disorders = flag.Int("disorders", 4, "how many disorders there are, each of its own seed")
 	firstSeed = flag.Uint64("seed", 1, "the first disorder's seed")
 )
 
@@ -26,9 +26,12 @@ type disorder struct {
 	*running
 	rand     *rand.Rand
 	dhcp     *dhcpd
-	services [4]service
 	router6  *advertiser
-	addrs    int // addresses that the DHCP server has given
+	names    *names // of an internal network, whose services have service-anchors; else nil
+	services [4]service
+	addrs    int    // that the DHCP server has given
+	inside   string // the box's own addresses on the services' network
+	inside6  string
 	extras   int
 	override string // the comment that the operator's template writes
 	settled  func() // ends what lasts until the next check
@@ -39,6 +42,7 @@ type disorder struct {
 // service is one that the project has at times.
 type service struct {
 	*backend // nil: it is down
+	anchor   *helper
 	port     int
 	moves    int
 }
@@ -89,6 +93,9 @@ var happenings = []happening{
 	{"another container claims a service's port for a while", (*disorder).rival},
 	{"a label is wrong for a while", (*disorder).wrongLabel},
 	{"anchord stands still", (*disorder).standStill},
+	{"a service-anchor is killed and started again", (*disorder).restartServiceAnchor},
+	{"a service's default route is deleted", (*disorder).deleteServiceRoute},
+	{"no name is told for a while", (*disorder).noNames},
 	{"docker is away", (*disorder).dockerAway},
 	{"docker is restarted", func(d *disorder) { d.docker.Down(); d.docker.DropHistory(); d.pause(); d.must(d.docker.Up()) }},
 	{"the event stream is cut", func(d *disorder) { d.docker.CutStreams() }},
@@ -125,10 +132,15 @@ func (d *disorder) until(end func()) {
 
 func (d *disorder) any() *service { return &d.services[d.rand.IntN(len(d.services))] }
 
+// flap has the kernel forget the interface's IPv6 addresses, of which Docker's own
+// is nobody's to restore.
 func (d *disorder) flap(iface string) {
 	d.box.try("ip", "link", "set", iface, "down")
 	d.pause()
 	d.box.try("ip", "link", "set", iface, "up")
+	if iface == "transit0" {
+		d.box.try("ip", "addr", "replace", d.inside6+"/64", "dev", iface, "nodad")
+	}
 }
 
 // kill ends the processes of this name, if there are any.
@@ -145,10 +157,15 @@ func (d *disorder) host(s *service) int {
 // comes starts a service, in place of the one that there was.
 func (d *disorder) comes(s *service, host int) {
 	if s.backend != nil {
-		s.vanish()
-		d.docker.Remove(s.id)
+		d.serviceGoes(s)
 	}
-	s.backend = d.bare(fmt.Sprintf("s%d-%d", s.port, s.moves), host)
+	name := fmt.Sprintf("s%d-%d", s.port, s.moves)
+	if d.names == nil {
+		s.backend = d.bare(name, host)
+	} else {
+		s.backend = d.internalApp(name, host)
+		s.anchor = d.serviceAnchor(s.backend)
+	}
 	s.backend.name = project + "-" + s.name() + "-1"
 	s.serveTCP(s.name(), fmt.Sprintf(":%d", s.port))
 	s.serveUDP(s.name(), fmt.Sprintf(":%d", s.port))
@@ -199,6 +216,7 @@ func (d *disorder) serviceGoes(s *service) {
 		return
 	}
 	s.vanish()
+	s.killAll()
 	d.docker.Remove(s.id)
 	s.backend = nil
 }
@@ -248,7 +266,45 @@ func (d *disorder) replugLAN() {
 func (d *disorder) replugTransit() {
 	d.leaveTransit()
 	d.pause()
-	d.rejoinTransit()
+	if d.names != nil {
+		d.inside, d.inside6 = "10.213.0.3", "fd5a:1::3"
+		if d.rand.IntN(2) == 0 {
+			d.inside, d.inside6 = boxIP, boxIP6
+		}
+		d.nameAnchord()
+	}
+	d.rejoinTransit(d.inside, d.inside6)
+}
+
+func (d *disorder) nameAnchord() {
+	d.names.signal(syscall.SIGCONT)
+	d.names.set(d.inside + " anchord\n" + d.inside6 + " anchord\n")
+}
+
+func (d *disorder) restartServiceAnchor() {
+	s := d.any()
+	if s.backend == nil || d.names == nil {
+		return
+	}
+	s.killAll()
+	d.pause()
+	s.anchor = d.serviceAnchor(s.backend)
+}
+
+func (d *disorder) deleteServiceRoute() {
+	s := d.any()
+	if s.backend != nil && d.names != nil {
+		s.try("ip", "route", "delete", "default")
+		s.try("ip", "-6", "route", "delete", "default")
+	}
+}
+
+func (d *disorder) noNames() {
+	if d.names == nil {
+		return
+	}
+	d.names.signal(syscall.SIGSTOP)
+	d.until(func() { d.names.signal(syscall.SIGCONT) })
 }
 
 func (d *disorder) rival() {
@@ -308,19 +364,20 @@ func (d *disorder) withdrawTemplates() {
 	os.RemoveAll(d.templates())
 }
 
-// otherMAC is seen to its end: an anchord that starts meanwhile cannot know whose
-// interface that is.
+// otherMAC is for an interface that anchord has seen, and to its end: whose
+// interface it is, nobody could know otherwise.
 func (d *disorder) otherMAC() {
-	if status, _, err := d.a.get("/readyz"); err != nil || status != 200 {
-		return
-	}
-	d.box.try("ip", "link", "set", "lan0", "address", "02:00:00:00:00:99")
-	eventually(d.t, deadline, func() error {
+	own := func() error {
 		if mac := d.box.mac("lan0"); mac != derivedMAC {
 			return errors.New("lan0 has " + mac)
 		}
 		return nil
-	})
+	}
+	if status, _, err := d.a.get("/readyz"); err != nil || status != 200 || own() != nil {
+		return
+	}
+	d.box.try("ip", "link", "set", "lan0", "address", "02:00:00:00:00:99")
+	eventually(d.t, deadline, own)
 }
 
 func (d *disorder) restart() {
@@ -425,8 +482,16 @@ func TestAfterAnyDisorderTheProjectIsItself(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+uint64(*disorders); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, setup{ipv6: true})
-			d := &disorder{running: &running{world: w, ext: "198.51.100.100"}, rand: rand.New(rand.NewPCG(seed, 0))}
+			internal := seed%2 == 0
+			w := newWorld(t, setup{ipv6: true, internal: internal})
+			d := &disorder{
+				running: &running{world: w, ext: "198.51.100.100"}, rand: rand.New(rand.NewPCG(seed, 0)),
+				inside: boxIP, inside6: boxIP6, settled: func() {},
+			}
+			if internal {
+				d.names = w.startNames("anchord", boxIP)
+				d.nameAnchord()
+			}
 			d.t.Cleanup(func() {
 				if t.Failed() {
 					t.Logf("what happened:\n%s", strings.Join(d.done, "\n"))

@@ -95,9 +95,9 @@ func (w *world) leaveTransit() {
 }
 
 // rejoinTransit connects it again: with the same name and another MAC.
-func (w *world) rejoinTransit() {
-	w.plug(w.box, "transit0", "br-transit", boxIP+"/24", boxIP6+"/64")
-	w.docker.Connect(w.boxID, transitNet, w.transitEndpoint(w.box, boxIP, boxIP6, true))
+func (w *world) rejoinTransit(ip, ip6 string) {
+	w.plug(w.box, "transit0", "br-transit", ip+"/24", ip6+"/64")
+	w.docker.Connect(w.boxID, transitNet, w.transitEndpoint(w.box, ip, ip6, true))
 }
 
 func TestTheServicesNetworkIsLeftAndJoinedAgain(t *testing.T) {
@@ -116,7 +116,7 @@ func TestTheServicesNetworkIsLeftAndJoinedAgain(t *testing.T) {
 	}
 	r.leaveTransit()
 	eventually(t, deadline, r.a.logs("network.shared_missing"))
-	promise(t, r.rejoinTransit, traffic...)
+	promise(t, func() { r.rejoinTransit(boxIP, boxIP6) }, traffic...)
 	if failed := r.a.entries("address.announce_failed"); len(failed) > 0 {
 		t.Errorf("it could not say where it is: %v", failed)
 	}
