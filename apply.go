@@ -105,7 +105,7 @@ func (r *Reconciler) restarted(iface string) {
 	r.seen.Links = slices.Clone(r.seen.Links)
 	for i, l := range r.seen.Links {
 		if l.Name == iface {
-			l.Local = netip.Addr{}
+			l.Local, l.Down = netip.Addr{}, false
 			l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), func(a LinkAddr) bool { return a.Prefix.Addr().Is6() && !a.Permanent })
 			r.seen.Links[i] = l
 			// Not to be taken for addresses that another host has.
@@ -330,7 +330,7 @@ func (r *Reconciler) inUse(link Link, p netip.Prefix) bool {
 			return a.Duplicate
 		}
 	}
-	return r.ours[p].Tentative
+	return !link.Down && r.ours[p].Tentative // set down, it loses all of them
 }
 
 // decline gives up the DHCPv6 lease of an address that another host has, until
@@ -563,28 +563,28 @@ func (r *Reconciler) solicit(ctx context.Context, iface string, since time.Durat
 	}
 }
 
-// applyNeighbours tells the kernel the MACs of new backends: another container,
-// of whatever kind, may have had the address and be remembered for a minute.
+// applyNeighbours has the kernel ask for the MACs of new backends: another
+// container, of whatever kind, may have had the address and be remembered for a
+// minute.
 func (r *Reconciler) applyNeighbours(ctx context.Context) error {
-	wanted := map[netip.Addr]Neighbour{}
+	backends := map[netip.Addr]Neighbour{}
+	var fresh []Neighbour
 	for _, e := range r.state.Entries {
 		n := Neighbour{Iface: e.Iface, Addr: e.Backend, MAC: e.BackendMAC}
-		if n.MAC != "" && r.neighbours[n.Addr] != n && r.link(n.Iface).hasFamily(e.Family) {
-			wanted[n.Addr] = n
+		if _, listed := backends[n.Addr]; listed {
+			continue
+		}
+		backends[n.Addr] = n
+		if r.backends[n.Addr] != n {
+			fresh = append(fresh, n)
 		}
 	}
-	if len(wanted) == 0 {
-		return nil
+	if len(fresh) > 0 {
+		if err := r.Neighbours.ForgetNeighbours(ctx, fresh); err != nil {
+			return err // to be tried again, in the next round
+		}
 	}
-	list := slices.SortedFunc(maps.Values(wanted), func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
-	if err := r.Neighbours.SetNeighbours(ctx, list); err != nil {
-		return err // to be tried again, in the next round
-	}
-	if r.neighbours == nil {
-		r.neighbours = map[netip.Addr]Neighbour{}
-	}
-	// Kept when the backend goes: its address comes back with another.
-	maps.Copy(r.neighbours, wanted)
+	r.backends = backends
 	return nil
 }
 

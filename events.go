@@ -140,7 +140,7 @@ var EventGroups = []EventGroup{
 		{EventARPUnset, at(Warn), "the LAN interface could not be kept from answering ARP for addresses inside", "a kernel that refuses the setting; nothing else depends on it"},
 		{EventAnnounceFailed, at(Warn), "neighbours could not be told of an address", "they may send to an old MAC for some minutes"},
 		{EventMACSet, at(Info), "the LAN interface has the project's own MAC", ""},
-		{EventBroughtUp, at(Warn), "the LAN interface was down; it is up again", "find who set it down"},
+		{EventBroughtUp, at(Warn), "the LAN interface was down; it is up again", "find who set it down (to cut the project off, stop anchord)"},
 		{EventChildMade, at(Info), "the LAN interface was made on `ANCHORD_VLAN_PARENT`", ""},
 		{EventAddressAdded, at(Info), "an address on the LAN, or the gateway address of a transit network", ""},
 		{EventAddressRemoved, at(Info), "the LAN interface gave up an address", ""},

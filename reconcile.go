@@ -42,7 +42,7 @@ type (
 	// Neighbours keeps neighbours' and our own tables of them right, and
 	// asks routers to introduce themselves.
 	Neighbours interface {
-		SetNeighbours(ctx context.Context, list []Neighbour) error
+		ForgetNeighbours(ctx context.Context, list []Neighbour) error
 		Announce(ctx context.Context, iface string, addr netip.Addr) error
 		Solicit(ctx context.Context, iface string) error
 	}
@@ -186,7 +186,7 @@ type Reconciler struct {
 	words      wording
 	inherited  bool                      // a killed predecessor's tables stand
 	state      State                     // as decided last
-	neighbours map[netip.Addr]Neighbour  // that the kernel was told of
+	backends   map[netip.Addr]Neighbour  // as of the last round
 	held       PerFamily[LeasedAddr]     // leased addresses that were put on ext last
 	ours       map[netip.Prefix]LinkAddr // IPv6 addresses of ext, as seen last
 	routed     []Route                   // that were set last

@@ -272,7 +272,7 @@ func (g *rig) DeleteRoute(_ context.Context, r anchord.Route) error {
 	return err
 }
 
-func (g *rig) SetNeighbours(_ context.Context, list []anchord.Neighbour) error {
+func (g *rig) ForgetNeighbours(_ context.Context, list []anchord.Neighbour) error {
 	text := "neighbours"
 	for _, n := range list {
 		text += fmt.Sprintf(" %s %s %s", n.Iface, n.Addr, n.MAC)

@@ -326,16 +326,16 @@ func routeArgs(verb string, r anchord.Route) []string {
 	return args
 }
 
-// SetNeighbours tells the kernel who has these addresses now, so that a new
-// container is not sought under the hardware address of the last one. What is
-// wrong with one of them keeps none of the others back.
-func (i IP) SetNeighbours(ctx context.Context, list []anchord.Neighbour) error {
+// ForgetNeighbours has the kernel ask anew who has these addresses, so that a new
+// container is not sought under the hardware address of the last one. Unlike
+// setting an entry, no line of this can fail and keep back those behind it.
+func (i IP) ForgetNeighbours(ctx context.Context, list []anchord.Neighbour) error {
 	var batch strings.Builder
 	for _, n := range list {
-		fmt.Fprintf(&batch, "neighbour replace %s lladdr %s dev %s nud stale\n", n.Addr, n.MAC, n.Iface)
+		fmt.Fprintf(&batch, "neighbour flush to %s dev %s\n", n.Addr, n.Iface)
 	}
 	if _, err := i.Runner.Run(ctx, batch.String(), "ip", "-force", "-batch", "-"); err != nil {
-		return fmt.Errorf("updating neighbours: %w", err)
+		return fmt.Errorf("forgetting neighbours: %w", err)
 	}
 	return nil
 }

@@ -27,6 +27,10 @@ func TestLinks(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(links, want) {
 		t.Errorf("%+v, %v; want %+v", links, err, want)
 	}
+	down, err := parseLinks([]byte(strings.Replace(addressShow, `"MULTICAST","UP","LOWER_UP"`, `"MULTICAST"`, 1)))
+	if err != nil || !down[0].Down || down[1].Down {
+		t.Errorf("%+v, %v; want the first one down", down, err)
+	}
 	if _, err := parseLinks([]byte("Error: nonsense")); err == nil {
 		t.Error("what is no JSON is no error")
 	}
@@ -121,8 +125,8 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
 		{"up", func() error { return ip.SetUp(ctx, "lan0") }, "ip link set dev lan0 up"},
 		{"neighbours", func() error {
-			return ip.SetNeighbours(ctx, []anchord.Neighbour{{Iface: "transit0", Addr: addr("10.0.0.5"), MAC: "02:00:00:00:00:05"}, {Iface: "transit0", Addr: addr("fd00::5"), MAC: "02:00:00:00:00:05"}})
-		}, "ip -force -batch -\nneighbour replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev transit0 nud stale\nneighbour replace fd00::5 lladdr 02:00:00:00:00:05 dev transit0 nud stale"},
+			return ip.ForgetNeighbours(ctx, []anchord.Neighbour{{Iface: "transit0", Addr: addr("10.0.0.5")}, {Iface: "transit0", Addr: addr("fd00::5")}})
+		}, "ip -force -batch -\nneighbour flush to 10.0.0.5 dev transit0\nneighbour flush to fd00::5 dev transit0"},
 		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},
 	} {
 		if err := tt.do(); err != nil {

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -16,15 +15,14 @@ import (
 // Neighbour discovery (RFC 4861). No tool of the image sends these messages.
 
 // advertise sends three unsolicited neighbour advertisements to all nodes, a
-// second apart (7.2.6), for as long as the address can be used: who has it back
-// announces it anew.
+// second apart (7.2.6), for as long as the address can be used.
 func advertise(ctx context.Context, iface string, addr netip.Addr) error {
 	const override = 0x20 // replace what is cached; neither a router nor an answer
 	body := append([]byte{override, 0, 0, 0}, addr.AsSlice()...)
 	message := ndpMessage{kind: ipv6.ICMPTypeNeighborAdvertisement, body: body, option: targetLinkLayerAddress, to: net.IPv6linklocalallnodes}
 	for range 3 {
 		if err := message.send(iface, addr); err != nil {
-			if !usable(addr) {
+			if !usable(iface, addr) {
 				return nil
 			}
 			return fmt.Errorf("announcing %s: %w", addr, err)
@@ -36,9 +34,13 @@ func advertise(ctx context.Context, iface string, addr netip.Addr) error {
 	return nil
 }
 
-// usable says whether an address is ours and known to be free: from no other can a
-// socket send.
-func usable(addr netip.Addr) bool {
+// usable says whether something can be sent from an address: its interface is up,
+// and the address is ours and known to be free, or it could not be bound.
+func usable(iface string, addr netip.Addr) bool {
+	link, err := net.InterfaceByName(iface)
+	if err != nil || link.Flags&net.FlagUp == 0 {
+		return false
+	}
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
 	if err == nil {
 		_ = conn.Close()
@@ -96,8 +98,8 @@ func (m ndpMessage) send(iface string, from netip.Addr) error {
 	if from.IsValid() {
 		control.Src = from.AsSlice()
 	}
-	// By its number: package net remembers for a minute which number an
-	// interface had that was called so.
-	_, err = conn.IPv6PacketConn().WriteTo(text, control, &net.IPAddr{IP: m.to, Zone: strconv.Itoa(link.Index)})
+	// No zone: package net remembers for a minute which number an interface of
+	// that name had.
+	_, err = conn.IPv6PacketConn().WriteTo(text, control, &net.IPAddr{IP: m.to})
 	return err
 }

@@ -222,15 +222,14 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 		Args: []string{"ip", "monitor", "link", "address", "route"}, Line: func(string) { kernel() }, Started: kernel, Listens: true,
 	}, nil)
 	rules := &watch.Ruleset{Fire: n.trigger.Fire}
-	restarted := false
 	// It reads which tables there are before it listens, and is blind to those
-	// made in between; so the tables come first.
+	// made in between; so the tables come first. Whether they still stand when it
+	// listens, a look tells; later, it may have missed more than that.
+	unseen := anchord.SourcePoll
 	n.monitor(ctx, group, &exec.Child{
 		Args: []string{"nft", "monitor"}, Line: rules.Line, Listens: true, Started: func() {
-			if restarted { // what happened meanwhile was not seen
-				n.trigger.Fire(anchord.SourceRuleset, time.Time{})
-			}
-			restarted = true
+			n.trigger.Fire(unseen, time.Time{})
+			unseen = anchord.SourceRuleset
 		},
 	}, n.standing)
 	group.Go(func() error { n.followLeases(ctx); return nil })

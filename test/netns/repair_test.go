@@ -58,6 +58,19 @@ func TestTablesTouchedByHandAreBackWithinASecond(t *testing.T) {
 	}
 }
 
+// Between the tables and the one who listens to what becomes of them, there is a
+// moment.
+func TestTablesDeletedBeforeAnybodyListensAreBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{bootstrap: "198.51.100.77"})
+	slow := w.programs(map[string]string{"nft": `[ "$1" = monitor ] && busybox sleep 1
+exec REAL "$@"`})
+	r := &running{world: w, a: w.anchord("ANCHORD_POLL_INTERVAL=1h", slow).ready()}
+	rules := r.rules()
+	r.box.run("nft", "delete", "table", "ip", "anchord_v4")
+	eventually(t, hang, func() error { return same(r.rules(), rules) })
+}
+
 // changing is what of a ruleset's listing may differ between two equal ones.
 var changing = regexp.MustCompile(`packets \d+ bytes \d+|expires \S+|comment "anchord: project .*"`)
 
