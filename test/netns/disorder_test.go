@@ -42,7 +42,6 @@ type disorder struct {
 // service is one that the project has at times.
 type service struct {
 	*backend // nil: it is down
-	anchor   *helper
 	port     int
 	moves    int
 }
@@ -164,7 +163,7 @@ func (d *disorder) comes(s *service, host int) {
 		s.backend = d.bare(name, host)
 	} else {
 		s.backend = d.internalApp(name, host)
-		s.anchor = d.serviceAnchor(s.backend)
+		d.serviceAnchor(s.backend)
 	}
 	s.backend.name = project + "-" + s.name() + "-1"
 	s.serveTCP(s.name(), fmt.Sprintf(":%d", s.port))
@@ -288,7 +287,7 @@ func (d *disorder) restartServiceAnchor() {
 	}
 	s.killAll()
 	d.pause()
-	s.anchor = d.serviceAnchor(s.backend)
+	d.serviceAnchor(s.backend)
 }
 
 func (d *disorder) deleteServiceRoute() {
