@@ -478,36 +478,43 @@ func (d *disorder) quiet() {
 	eventually(d.t, deadline, d.itself)
 }
 
+// newDisorder is a project with one service before anything happens to it.
+func newDisorder(t *testing.T, seed uint64) *disorder {
+	t.Helper()
+	internal := seed%2 == 0
+	w := newWorld(t, setup{ipv6: true, internal: internal})
+	d := &disorder{
+		running: &running{world: w, ext: "198.51.100.100"}, rand: rand.New(rand.NewPCG(seed, 0)),
+		inside: boxIP, inside6: boxIP6, settled: func() {},
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what happened:\n%s", strings.Join(d.done, "\n"))
+		}
+	})
+	if internal {
+		d.names = w.startNames("anchord", boxIP)
+		d.nameAnchord()
+	}
+	d.dhcp = w.startDHCPD(d.ext, time.Hour)
+	d.dhcp.change(func(s *dhcpd) { s.strict = true })
+	d.router6 = w.advertise(w.router, ordinary(firstPrefix))
+	w.outside.serveTCP("outside", ":80")
+	for i := range d.services {
+		d.services[i].port = 1000 + i
+	}
+	d.comes(&d.services[0], d.host(&d.services[0]))
+	d.launchAnchord()
+	eventually(t, hang, d.itself)
+	return d
+}
+
 // It runs by itself: it keeps the machine busy all the time.
 func TestAfterAnyDisorderTheProjectIsItself(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+uint64(*disorders); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			internal := seed%2 == 0
-			w := newWorld(t, setup{ipv6: true, internal: internal})
-			d := &disorder{
-				running: &running{world: w, ext: "198.51.100.100"}, rand: rand.New(rand.NewPCG(seed, 0)),
-				inside: boxIP, inside6: boxIP6, settled: func() {},
-			}
-			if internal {
-				d.names = w.startNames("anchord", boxIP)
-				d.nameAnchord()
-			}
-			d.t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("what happened:\n%s", strings.Join(d.done, "\n"))
-				}
-			})
-			d.dhcp = w.startDHCPD(d.ext, time.Hour)
-			d.dhcp.change(func(s *dhcpd) { s.strict = true })
-			d.router6 = w.advertise(w.router, ordinary(firstPrefix))
-			w.outside.serveTCP("outside", ":80")
-			for i := range d.services {
-				d.services[i].port = 1000 + i
-			}
-			d.comes(&d.services[0], d.host(&d.services[0]))
-			d.launchAnchord()
-			eventually(t, hang, d.itself)
+			d := newDisorder(t, seed)
 			for range 12 {
 				d.round()
 			}
