@@ -157,7 +157,7 @@ func (i IP) Reaches(ctx context.Context, iface string, addr netip.Addr) (bool, e
 	return strings.Contains(state, "REACHABLE"), err
 }
 
-// Raised takes an interface up, if it is down, and says how to undo it.
+// Raised brings an interface up, if it is down, and says how to undo it.
 func (i IP) Raised(ctx context.Context, iface string) (undo func(), err error) {
 	link, err := net.InterfaceByName(iface)
 	if err != nil {
@@ -166,8 +166,8 @@ func (i IP) Raised(ctx context.Context, iface string) (undo func(), err error) {
 	if link.Flags&net.FlagUp != 0 {
 		return func() {}, nil
 	}
-	if _, err := i.Runner.Run(ctx, "", "ip", "link", "set", "dev", iface, "up"); err != nil {
-		return nil, fmt.Errorf("taking interface %s up: %w", iface, err)
+	if err := i.SetUp(ctx, iface); err != nil {
+		return nil, err
 	}
 	return func() {
 		_, _ = i.Runner.Run(context.WithoutCancel(ctx), "", "ip", "link", "set", "dev", iface, "down")

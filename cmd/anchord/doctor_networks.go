@@ -115,7 +115,7 @@ func judgeLAN(f lanFacts) []finding {
 	case strings.HasPrefix(f.network.IPVLANMode, "l3"):
 		return []finding{failure("driver: macvlan for that network, or ipvlan_mode: l2", "network %s is ipvlan in mode %s: it passes neither ARP nor DHCP on", f.network.Name, f.network.IPVLANMode)}
 	case !f.up && f.running:
-		return []finding{failure("find out who took it down; docker compose restart anchord takes it up", "%s is down", f.iface)}
+		return []finding{failure("see in anchord's log why it could not be brought up: docker compose logs anchord", "%s is down", f.iface)}
 	case !f.up:
 		return []finding{skipped("%s is down, and could not be taken up to see whether it has a link", cmp.Or(f.parent, f.iface))}
 	case !f.carrier:

@@ -397,11 +397,19 @@ case $(cat) in *" fib "*) echo 'Error: Could not process rule: No such file or d
 			cure:    func(w *world) { w.sw.ip("link set p-macvlan up\n") },
 		},
 		{
+			// anchord brings it up again, unless another has its MAC by then.
 			name: "the LAN interface was taken down", running: true,
-			ill:   func(w *world) { w.box.ip("link set lan0 down\n") },
-			check: "lan-interface", result: "fail", seen: "lan0 is down", fix: "restart anchord",
+			ill: func(w *world) {
+				w.sw.ip("link add link p-macvlan name other address " + derivedMAC + " type macvlan mode bridge\n")
+				eventually(w.t, hang, func() error {
+					w.box.ip("link set lan0 down\n")
+					_, err := w.sw.try("ip", "link", "set", "other", "up")
+					return err
+				})
+			},
+			check: "lan-interface", result: "fail", seen: "lan0 is down", fix: "docker compose logs anchord",
 			besides: []string{"dhcp", "router", "gateway", "dns", "duplicate", "way-back", "transit", "rp-filter", "anchord", "exposed"},
-			cure:    func(w *world) { w.box.ip("link set lan0 up\n") },
+			cure:    func(w *world) { w.sw.ip("link delete other\n"); w.box.ip("link set lan0 up\n") },
 		},
 		{
 			name:  "Docker is the gateway",
