@@ -150,7 +150,7 @@ func (s *service) name() string { return fmt.Sprintf("service%d", s.port) }
 // host is the last number of an address that no service has or had last.
 func (d *disorder) host(s *service) int {
 	s.moves++
-	return 10 + 20*slices.IndexFunc(d.services[:], func(o service) bool { return o.port == s.port }) + s.moves%20
+	return 120 + 20*slices.IndexFunc(d.services[:], func(o service) bool { return o.port == s.port }) + s.moves%20
 }
 
 // comes starts a service, in place of the one that there was.
