@@ -15,7 +15,7 @@ const (
 	SourceKernel                        // interfaces, addresses, routes
 	SourceLease                         // the lease file
 	SourceRuleset                       // somebody else changed anchord's tables
-	SourcePoll                          // nothing moved; look at everything all the same
+	SourcePoll                          // nobody saw anything move; look all the same, at the tables too
 	SourceEngine                        // any container or network of the engine
 	SourceTemplates                     // the operator's templates
 	SourceAll        = SourceContainers | SourceSelf | SourceKernel | SourceLease

@@ -327,8 +327,8 @@ func routeArgs(verb string, r anchord.Route) []string {
 }
 
 // ForgetNeighbours has the kernel ask anew who has these addresses, so that a new
-// container is not sought under the hardware address of the last one. Unlike
-// setting an entry, no line of this can fail and keep back those behind it.
+// container is not sought under the hardware address of the last one. Unlike an
+// entry that is set and refused, no line of this ends the batch.
 func (i IP) ForgetNeighbours(ctx context.Context, list []anchord.Neighbour) error {
 	var batch strings.Builder
 	for _, n := range list {

@@ -157,9 +157,11 @@ func result(err error) string {
 func (m *networkMetrics) reconciled(o anchord.Outcome) {
 	m.reconcileDuration.Observe(o.Took.Seconds())
 	m.reconciles.WithLabelValues(result(o.Err)).Inc()
-	if o.Source&anchord.SourcePoll != 0 {
+	switch {
+	case o.Source&anchord.SourceContainers == 0: // Docker was not looked at
+	case o.Source&anchord.SourcePoll != 0:
 		m.dockerEvents.WithLabelValues("poll").Inc()
-	} else if o.Source&anchord.SourceContainers != 0 {
+	default:
 		m.dockerEvents.WithLabelValues("event").Inc()
 	}
 	if o.Applied {
