@@ -326,18 +326,52 @@ func routeArgs(verb string, r anchord.Route) []string {
 	return args
 }
 
-// ForgetNeighbours has the kernel ask anew who has these addresses, so that a new
-// container is not sought under the hardware address of the last one. Unlike an
-// entry that is set and refused, no line of this ends the batch.
+// ForgetNeighbours has the kernel ask anew who has these addresses where it
+// remembers another hardware address than the container's: that of the last one.
+// An entry that is right is left alone, and none is deleted: the packets that
+// just pass or wait for an answer would be lost with it.
 func (i IP) ForgetNeighbours(ctx context.Context, list []anchord.Neighbour) error {
+	known, err := i.neighbours(ctx)
+	if err != nil {
+		return err
+	}
 	var batch strings.Builder
 	for _, n := range list {
-		fmt.Fprintf(&batch, "neighbour flush to %s dev %s\n", n.Addr, n.Iface)
+		mac, listed := known[anchord.Neighbour{Iface: n.Iface, Addr: n.Addr}]
+		if listed && !strings.EqualFold(mac, n.MAC) {
+			fmt.Fprintf(&batch, "neighbour replace %s dev %s nud failed\n", n.Addr, n.Iface)
+		}
+	}
+	if batch.Len() == 0 {
+		return nil
 	}
 	if _, err := i.Runner.Run(ctx, batch.String(), "ip", "-force", "-batch", "-"); err != nil {
 		return fmt.Errorf("forgetting neighbours: %w", err)
 	}
 	return nil
+}
+
+// neighbours are the hardware addresses that the kernel remembers.
+func (i IP) neighbours(ctx context.Context) (map[anchord.Neighbour]string, error) {
+	out, err := i.Runner.Run(ctx, "", "ip", "-j", "neighbour", "show")
+	if err != nil {
+		return nil, fmt.Errorf("listing neighbours: %w", err)
+	}
+	var raw []struct {
+		Dst    netip.Addr
+		Dev    string
+		Lladdr string
+	}
+	if err := json.Unmarshal(out, &raw); err != nil {
+		return nil, fmt.Errorf("reading the list of neighbours: %w", err)
+	}
+	known := map[anchord.Neighbour]string{}
+	for _, r := range raw {
+		if r.Lladdr != "" {
+			known[anchord.Neighbour{Iface: r.Dev, Addr: r.Dst}] = r.Lladdr
+		}
+	}
+	return known, nil
 }
 
 // Announce sends three unsolicited ARP requests (RFC 5227, 3) or neighbour

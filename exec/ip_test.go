@@ -124,9 +124,6 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		{"own interface away", func() error { return ip.RemoveChild(ctx, anchord.Child{Name: "ext", Parent: "eth0"}) }, "ip link delete dev ext\nip link set dev eth0 arp on addrgenmode eui64"},
 		{"route away", func() error { return ip.DeleteRoute(ctx, route) }, "ip -4 route delete default via 192.0.2.1 dev lan0 proto boot"},
 		{"up", func() error { return ip.SetUp(ctx, "lan0") }, "ip link set dev lan0 up"},
-		{"neighbours", func() error {
-			return ip.ForgetNeighbours(ctx, []anchord.Neighbour{{Iface: "transit0", Addr: addr("10.0.0.5")}, {Iface: "transit0", Addr: addr("fd00::5")}})
-		}, "ip -force -batch -\nneighbour flush to 10.0.0.5 dev transit0\nneighbour flush to fd00::5 dev transit0"},
 		{"announcement", func() error { return ip.Announce(ctx, "lan0", addr("192.0.2.7")) }, "busybox arping -U -c 3 -I lan0 192.0.2.7"},
 	} {
 		if err := tt.do(); err != nil {
@@ -134,6 +131,31 @@ func TestWhatIPIsAskedToDo(t *testing.T) {
 		}
 		wantText(t, tt.name, recorded(), tt.want)
 	}
+}
+
+// An entry that is right is not touched: a packet in it would be lost.
+func TestOnlyAnotherContainersMACIsForgotten(t *testing.T) {
+	recorded := tools(t, map[string]string{"ip": `case "$*" in "-j neighbour show") echo '[
+		{"dst":"10.0.0.5","dev":"transit0","lladdr":"02:42:0a:00:00:05","state":["REACHABLE"]},
+		{"dst":"10.0.0.6","dev":"transit0","lladdr":"02:42:0a:00:00:66","state":["STALE"]},
+		{"dst":"10.0.0.7","dev":"transit0","state":["INCOMPLETE"]},
+		{"dst":"10.0.0.8","dev":"transit1","lladdr":"02:42:0a:00:00:88","state":["REACHABLE"]},
+		{"dst":"fd00::5","dev":"transit0","lladdr":"02:42:0a:00:00:55","state":["PROBE"]}]' ;; esac`})
+	of := func(addr, mac string) anchord.Neighbour {
+		return anchord.Neighbour{Iface: "transit0", Addr: netip.MustParseAddr(addr), MAC: mac}
+	}
+	forget := func(list ...anchord.Neighbour) {
+		t.Helper()
+		if err := (IP{}).ForgetNeighbours(t.Context(), list); err != nil {
+			t.Error(err)
+		}
+	}
+	look := "ip -j neighbour show"
+	forget(of("10.0.0.5", "02:42:0A:00:00:05"), of("10.0.0.6", "02:42:0a:00:00:06"), of("10.0.0.7", "02:42:0a:00:00:07"),
+		of("10.0.0.8", "02:42:0a:00:00:08"), of("10.0.0.9", "02:42:0a:00:00:09"), of("fd00::5", ""))
+	wantText(t, "some are others'", recorded(), look+"\nip -force -batch -\nneighbour replace 10.0.0.6 dev transit0 nud failed\nneighbour replace fd00::5 dev transit0 nud failed")
+	forget(of("10.0.0.5", "02:42:0a:00:00:05"))
+	wantText(t, "all are right", recorded(), look)
 }
 
 // What the tools say when something is gone already, release by release.

@@ -25,6 +25,51 @@ func (r *running) recreate(old *backend, name string, host int, start func(*back
 	return b
 }
 
+// TCP would hide a lost packet: it sends it again.
+func TestNoDatagramIsLost(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(r *running, round int){
+		"when the service is taken up": func(*running, int) {},
+		"when another service comes and goes": func(r *running, round int) {
+			other := r.docker.AddContainer(r.bare(fmt.Sprintf("other%d", round), 30+round).container("tcp/81,udp/54"))
+			eventually(r.t, deadline, r.a.logs("ruleset.applied", fmt.Sprintf("tcp/81 v4 shop-other%d-1", round)))
+			r.docker.Stop(other)
+			r.docker.Remove(other)
+		},
+		"when rules are added": func(r *running, round int) {
+			comment := fmt.Sprintf("round %d", round)
+			r.override("10-a.nft.tmpl", forward(comment))
+			eventually(r.t, deadline, r.says(comment, true))
+		},
+		"when docker is asked everything anew": func(r *running, _ int) { r.docker.CutStreams() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, setup{ipv6: true})
+			w.advertise(w.router, ordinary(firstPrefix))
+			r := w.overridden(setup{})
+			ext6 := r.ext6()
+			web := r.bare("web", 10)
+			web.serveTCP("web", ":80")
+			web.serveUDP("web", ":53")
+			r.outside.serveUDP("outside", ":53")
+			for round := range 20 {
+				web.id = r.docker.AddContainer(web.container("tcp/80,udp/53"))
+				eventually(t, deadline, r.client.answers("tcp", r.addr(80), "web "+clientIP))
+				pulses := []*pulse{r.client.pulse(r.addr(53), 0), r.client.pulse(on6(ext6, 53), 0), web.pulse(outsideIP+":53", 0)}
+				change(r, round)
+				for _, p := range pulses {
+					eventually(t, hang, func() error { return p.beaten(1500) })
+					p.stop()
+				}
+				r.docker.Stop(web.id)
+				r.docker.Remove(web.id)
+				eventually(t, deadline, r.client.refused("tcp", r.addr(80)))
+			}
+		})
+	}
+}
+
 func TestAUDPFlowThatNeverPausesFollowsARecreatedBackend(t *testing.T) {
 	t.Parallel()
 	r := start(t, setup{})

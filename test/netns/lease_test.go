@@ -110,21 +110,22 @@ type pulse struct {
 	mu       sync.Mutex
 	answered int
 	lost     error
+	stop     func()
 }
 
-func (n *ns) pulse(addr string) *pulse {
+func (n *ns) pulse(addr string, pause time.Duration) *pulse {
 	n.t.Helper()
 	c, err := n.open("udp", addr)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	p := &pulse{}
 	done := make(chan struct{})
-	n.t.Cleanup(func() { c.Close(); <-done })
+	p := &pulse{stop: func() { c.Close(); <-done }}
+	n.t.Cleanup(p.stop)
 	go func() {
 		defer close(done)
 		for p.beat(c) {
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(pause)
 		}
 	}()
 	return p
@@ -149,11 +150,14 @@ func (p *pulse) beat(c net.Conn) bool {
 }
 
 // beats is a condition: all are answered.
-func (p *pulse) beats() error {
+func (p *pulse) beats() error { return p.beaten(1) }
+
+// beaten is a condition: so many at least are answered, and none is lost.
+func (p *pulse) beaten(n int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lost == nil && p.answered == 0 {
-		return errors.New("no datagram was answered yet")
+	if p.lost == nil && p.answered < n {
+		return fmt.Errorf("%d datagrams are answered, want %d", p.answered, n)
 	}
 	return p.lost
 }
@@ -188,7 +192,7 @@ func (w *world) carry(web *backend, ext, outside, client string) *traffic {
 	eventually(w.t, deadline, w.client.answers("tcp", http, "web "+client))
 	eventually(w.t, deadline, web.answers("tcp", out, "outside "+ext))
 	eventually(w.t, deadline, w.client.answers("udp", dns, "web "+client))
-	t := &traffic{w.client.session(http), web.session(out), w.client.pulse(dns)}
+	t := &traffic{w.client.session(http), web.session(out), w.client.pulse(dns, 10*time.Millisecond)}
 	eventually(w.t, deadline, t.datagrams.beats)
 	return t
 }
