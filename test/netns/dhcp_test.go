@@ -44,12 +44,13 @@ func startLeasingFrom(t *testing.T, s setup, kind func(*dhcpd), env ...string) *
 	return l
 }
 
-// hasOnly is a condition: lan0 has this IPv4 address and no other; "" is none.
+// hasOnly is a condition: the LAN interface has this IPv4 address and no other;
+// "" is none.
 func (w *world) hasOnly(want string) func() error {
 	return func() error {
-		got, err := w.box.addresses("lan0")
+		got, err := w.box.addresses(w.lan)
 		if err == nil && strings.Join(got, " ") != want {
-			err = fmt.Errorf("lan0 has %q, want %q", got, want)
+			err = fmt.Errorf("%s has %q, want %q", w.lan, got, want)
 		}
 		return err
 	}

@@ -27,7 +27,11 @@ type disorder struct {
 	rand     *rand.Rand
 	dhcp     *dhcpd
 	router6  *advertiser
-	names    *names // of an internal network, whose services have service-anchors; else nil
+	ext6     string
+	dhcp6    *dhcpd6 // of a managed LAN, whose addresses are leased in IPv6 too; else nil
+	clients6 int     // processes of the DHCPv6 client
+	vlan     bool    // the LAN interface is anchord's own, on a parent
+	names    *names  // of an internal network, whose services have service-anchors; else nil
 	services [4]service
 	addrs    int    // that the DHCP server has given
 	inside   string // the box's own addresses on the services' network
@@ -75,16 +79,22 @@ var happenings = []happening{
 	{"the IPv6 default route is deleted", func(d *disorder) { d.box.try("ip", "-6", "route", "delete", "default") }},
 	{"the gateway's address is taken away", func(d *disorder) { d.box.try("ip", "addr", "del", transitGW+"/24", "dev", "transit0") }},
 	{"the gateway's IPv6 address is taken away", func(d *disorder) { d.box.try("ip", "addr", "del", transitGW6+"/64", "dev", "transit0") }},
-	{"the leased address is taken away", func(d *disorder) { d.box.try("ip", "-4", "addr", "flush", "dev", "lan0") }},
-	{"a foreign address is added", func(d *disorder) { d.box.try("ip", "addr", "add", "198.51.100.222/24", "dev", "lan0") }},
-	{"the LAN interface goes down and up", func(d *disorder) { d.flap("lan0") }},
+	{"the leased address is taken away", func(d *disorder) { d.box.try("ip", "-4", "addr", "flush", "dev", d.lan) }},
+	{"the leased IPv6 address is taken away", (*disorder).takeLease6},
+	{"a foreign address is added", func(d *disorder) { d.box.try("ip", "addr", "add", "198.51.100.222/24", "dev", d.lan) }},
+	{"the LAN interface goes down and up", func(d *disorder) { d.flap(d.lan) }},
+	{"the LAN interface's parent goes down and up", (*disorder).flapParent},
+	{"the LAN interface's parent goes and comes back", (*disorder).replugParent},
 	{"the inner interface goes down and up", func(d *disorder) { d.flap("transit0") }},
 	{"the LAN interface gets another MAC", (*disorder).otherMAC},
 	{"the DHCP client is killed", func(d *disorder) { d.kill("udhcpc") }},
+	{"the DHCPv6 client is killed", func(d *disorder) { d.kill("dhcpcd") }},
 	{"ip monitor is killed", func(d *disorder) { d.kill("ip") }},
 	{"nft monitor is killed", func(d *disorder) { d.kill("nft") }},
 	{"the DHCP server gives another address", (*disorder).otherAddress},
+	{"the DHCPv6 server gives another address", (*disorder).otherAddress6},
 	{"the DHCP server is silent", (*disorder).silence},
+	{"the DHCPv6 server is silent", (*disorder).silence6},
 	{"leases are short for a while", (*disorder).shortLeases},
 	{"the router resigns for a while", (*disorder).routerResigns},
 	{"the project leaves the LAN and comes back", (*disorder).replugLAN},
@@ -242,6 +252,31 @@ func (d *disorder) silence() {
 	d.until(func() { d.dhcp.change(func(s *dhcpd) { s.silent = false }) })
 }
 
+// takeLease6 leaves alone what the kernel makes of a router's word.
+func (d *disorder) takeLease6() {
+	if d.dhcp6 != nil {
+		d.box.try("ip", "-6", "addr", "flush", "dev", d.lan, "scope", "global")
+	}
+}
+
+// otherAddress6 has the client started anew: it would ask in half an hour.
+func (d *disorder) otherAddress6() {
+	if d.dhcp6 == nil {
+		return
+	}
+	d.addrs++
+	d.ext6 = fmt.Sprintf("2001:db8:1::7:%x", 0x100+d.addrs)
+	d.dhcp6.change(func(s *dhcpd6) { s.addr = netip.MustParseAddr(d.ext6) })
+	d.kill("dhcpcd")
+}
+
+func (d *disorder) silence6() {
+	if d.dhcp6 != nil {
+		d.dhcp6.hush(true)
+		d.until(func() { d.dhcp6.hush(false) })
+	}
+}
+
 func (d *disorder) shortLeases() {
 	d.dhcp.change(func(s *dhcpd) { s.lease = 4 * time.Second })
 	d.box.tell("udhcpc", syscall.SIGUSR1)
@@ -253,8 +288,26 @@ func (d *disorder) routerResigns() {
 	d.until(func() { d.router6.say(func(a *advert) { a.lifetime = 1800 }) })
 }
 
+func (d *disorder) flapParent() {
+	if d.vlan {
+		d.flap(vlanParent)
+	}
+}
+
+func (d *disorder) replugParent() {
+	if d.vlan {
+		d.box.try("ip", "link", "delete", vlanParent)
+		d.pause()
+		d.giveParent(vlanParent)
+	}
+}
+
+// replugLAN takes away what docker, or anchord itself, makes anew.
 func (d *disorder) replugLAN() {
-	d.box.try("ip", "link", "delete", "lan0")
+	d.box.try("ip", "link", "delete", d.lan)
+	if d.vlan {
+		return
+	}
 	d.docker.Disconnect(d.boxID, lanNetwork)
 	d.pause()
 	d.joinLAN(1500, true)
@@ -368,15 +421,16 @@ func (d *disorder) withdrawTemplates() {
 func (d *disorder) otherMAC() {
 	d.box.tell("anchord", syscall.SIGCONT)
 	own := func() error {
-		if mac := d.box.mac("lan0"); mac != derivedMAC {
-			return errors.New("lan0 has " + mac)
+		out, err := d.box.try("ip", "-o", "link", "show", "dev", d.lan)
+		if err == nil && !strings.Contains(out, "ether "+derivedMAC) {
+			err = errors.New("the interface is " + out)
 		}
-		return nil
+		return err
 	}
 	if status, _, err := d.a.get("/readyz"); err != nil || status != 200 || own() != nil {
 		return
 	}
-	d.box.try("ip", "link", "set", "lan0", "address", "02:00:00:00:00:99")
+	d.box.try("ip", "link", "set", d.lan, "address", "02:00:00:00:00:99")
 	eventually(d.t, deadline, own)
 }
 
@@ -389,7 +443,11 @@ func (d *disorder) restart() {
 
 // launchAnchord starts anchord without waiting for anything.
 func (d *disorder) launchAnchord() {
-	d.a = d.world.anchord("ANCHORD_POLL_INTERVAL=1h", "ANCHORD_DHCP_BACKOFF_MAX=2s", "ANCHORD_TEMPLATE_DIR="+d.templates())
+	env := []string{"ANCHORD_POLL_INTERVAL=1h", "ANCHORD_DHCP_BACKOFF_MAX=2s", "ANCHORD_TEMPLATE_DIR=" + d.templates()}
+	if d.vlan {
+		env = append(env, "ANCHORD_VLAN_PARENT="+vlanParent)
+	}
+	d.a = d.world.anchord(env...)
 }
 
 // askNow has the client ask for its lease now: it does not know that the server
@@ -408,13 +466,13 @@ func (d *disorder) itself() error {
 		return err
 	}
 	conds := []func() error{
-		d.box.hasRoute("default via " + routerIP + " dev lan0"),
-		d.hasOnly6(firstIP6),
+		d.box.hasRoute("default via " + routerIP + " dev " + d.lan),
+		d.hasOnly6(d.ext6),
 		d.client.refused("tcp", d.addr(81)),
 		d.says(d.override, d.override != ""),
 	}
 	for _, s := range d.services {
-		at, at6 := d.addr(s.port), on6(firstIP6, s.port)
+		at, at6 := d.addr(s.port), on6(d.ext6, s.port)
 		if s.backend == nil {
 			conds = append(conds, d.client.refused("tcp", at), d.client.refused("tcp", at6))
 			continue
@@ -423,8 +481,8 @@ func (d *disorder) itself() error {
 			d.client.answers("tcp", at, s.name()+" "+clientIP), d.client.answers("udp", at, s.name()+" "+clientIP),
 			d.client.answers("tcp", at6, s.name()+" "+clientIP6), d.client.answers("udp", at6, s.name()+" "+clientIP6),
 			d.client.refused("tcp", d.addr(s.port^16)),
-			s.answers("tcp", outsideIP+":80", "outside "+d.ext), s.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6),
-			s.answers("tcp", at, s.name()+" "+d.ext), s.answers("tcp", at6, s.name()+" "+firstIP6),
+			s.answers("tcp", outsideIP+":80", "outside "+d.ext), s.answers("tcp", on6(outsideIP6, 80), "outside "+d.ext6),
+			s.answers("tcp", at, s.name()+" "+d.ext), s.answers("tcp", at6, s.name()+" "+d.ext6),
 		)
 	}
 	for _, c := range conds {
@@ -438,7 +496,7 @@ func (d *disorder) itself() error {
 // children is a condition: anchord's are all there, and, between two looks, no
 // others.
 func (d *disorder) children() error {
-	for name, want := range map[string]int{"anchord": 1, "udhcpc": 1, "ip": 1, "nft": 1, "": 4} {
+	for name, want := range map[string]int{"anchord": 1, "udhcpc": 1, "dhcpcd": d.clients6, "ip": 1, "nft": 1, "": 4 + d.clients6} {
 		if n := d.box.processes(name); n != want {
 			return fmt.Errorf("%d processes called %q, want %d", n, name, want)
 		}
@@ -478,27 +536,38 @@ func (d *disorder) quiet() {
 	eventually(d.t, deadline, d.itself)
 }
 
-// newDisorder is a project with one service before anything happens to it.
+// newDisorder is a project with one service before anything happens to it. Every
+// other seed's network is internal; of the rest, every other seed's LAN interface
+// is on a parent; of the internal ones, every other's LAN has DHCPv6.
 func newDisorder(t *testing.T, seed uint64) *disorder {
 	t.Helper()
-	internal := seed%2 == 0
-	w := newWorld(t, setup{ipv6: true, internal: internal})
+	s := setup{ipv6: true, internal: seed%2 == 0}
+	if seed%4 == 3 {
+		s.parent = vlanParent
+	}
+	w := newWorld(t, s)
 	d := &disorder{
 		running: &running{world: w, ext: "198.51.100.100"}, rand: rand.New(rand.NewPCG(seed, 0)),
-		inside: boxIP, inside6: boxIP6, settled: func() {},
+		ext6: firstIP6, vlan: s.parent != "", inside: boxIP, inside6: boxIP6, settled: func() {},
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("what happened:\n%s", strings.Join(d.done, "\n"))
 		}
 	})
-	if internal {
+	if s.internal {
 		d.names = w.startNames("anchord", boxIP)
 		d.nameAnchord()
 	}
 	d.dhcp = w.startDHCPD(d.ext, time.Hour)
 	d.dhcp.change(func(s *dhcpd) { s.strict = true })
-	d.router6 = w.advertise(w.router, ordinary(firstPrefix))
+	says := ordinary(firstPrefix)
+	if seed%4 == 0 {
+		says, d.ext6 = managed(), leasedIP6
+		d.dhcp6 = w.startDHCPD6(d.ext6)
+		d.dhcp6.change(func(s *dhcpd6) { s.strict, s.t1, s.t2, s.preferred, s.valid = true, 1800, 2880, 3600, 3600 })
+	}
+	d.router6 = w.advertise(w.router, says)
 	w.outside.serveTCP("outside", ":80")
 	for i := range d.services {
 		d.services[i].port = 1000 + i
@@ -506,6 +575,7 @@ func newDisorder(t *testing.T, seed uint64) *disorder {
 	d.comes(&d.services[0], d.host(&d.services[0]))
 	d.launchAnchord()
 	eventually(t, hang, d.itself)
+	d.clients6 = d.box.processes("dhcpcd")
 	return d
 }
 
