@@ -342,7 +342,8 @@ func (n *networkAnchor) Event(level anchord.Level, event, message string, fields
 	n.asks(family, event, message)
 }
 
-// asks notes how the DHCP clients fare, for the status.
+// asks notes how the DHCP clients fare, for the status. That one has a lease is
+// noted with the outcome in which it is used.
 func (n *networkAnchor) asks(family, event, message string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -350,8 +351,6 @@ func (n *networkAnchor) asks(family, event, message string) {
 		a := &n.asking[f]
 		switch {
 		case f.String() != family:
-		case event == anchord.EventDHCPBound:
-			*a = asking{}
 		case event == anchord.EventDHCPLost:
 			*a = asking{since: time.Now()}
 		case event == anchord.EventDHCPStarted && a.since.IsZero():
@@ -359,6 +358,15 @@ func (n *networkAnchor) asks(family, event, message string) {
 		case event == anchord.EventDHCPFailed, event == anchord.EventDHCPDeclined, event == anchord.EventDHCPRefused:
 			a.failures++
 			a.last = problemStatus{Event: event, Message: message}
+		}
+	}
+}
+
+// leased ends the asking of the families that have a lease. n.mu is held.
+func (n *networkAnchor) leased(leases anchord.PerFamily[anchord.Lease]) {
+	for _, f := range anchord.Families {
+		if leases[f].Address.IsValid() {
+			n.asking[f] = asking{}
 		}
 	}
 }
@@ -378,6 +386,7 @@ func (n *networkAnchor) Reconciled(o anchord.Outcome) {
 	}
 	moved := n.last.State.Inside != o.State.Inside
 	n.last = o
+	n.leased(o.State.Leases)
 	becameReady := !n.ready && o.Settled
 	n.ready = n.ready || o.Settled
 	n.mu.Unlock()

@@ -150,6 +150,10 @@ func TestHowLongALeaseIsAskedFor(t *testing.T) {
 			t.Errorf("%+v, want %+v", n.asking, want)
 		}
 		n.asks("v4", anchord.EventDHCPBound, "an address")
+		if got := n.asking[anchord.V4]; got != want {
+			t.Errorf("before the lease is used: %+v, want %+v", got, want)
+		}
+		n.leased(anchord.PerFamily[anchord.Lease]{anchord.V4: {Address: netip.MustParsePrefix("192.0.2.7/24")}})
 		started()
 		if got := n.asking[anchord.V4]; got != (asking{since: time.Now()}) {
 			t.Errorf("with a lease: %+v", got)

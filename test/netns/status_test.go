@@ -69,6 +69,7 @@ func TestStatusTellsWhatKeepsClientsOut(t *testing.T) {
 func TestStatusWithoutALease(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
+	w.backend("web", 10, "tcp/80") // without any, the status has a word for that too
 	a := w.anchord().ready()
 	table := func() string {
 		return w.box.run("env", "ANCHORD_RUN_DIR="+w.runDir(), program(t), "status")
