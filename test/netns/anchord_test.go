@@ -204,6 +204,27 @@ func (a *anchord) status() string {
 	return body
 }
 
+// states is a condition: the status has all of these. What it has of the last
+// look comes when that ends, later than its effects and its log.
+func (a *anchord) states(texts ...string) func() error {
+	return func() error {
+		if s := a.status(); !containsAll(s, texts) {
+			return fmt.Errorf("the status has not all of %q: %s", texts, s)
+		}
+		return nil
+	}
+}
+
+// metricGone is a condition: the metric is not there.
+func (a *anchord) metricGone(name string) func() error {
+	return func() error {
+		if got, err := a.metric(name); err == nil {
+			return fmt.Errorf("%s is %v, want none", name, got)
+		}
+		return nil
+	}
+}
+
 // log is every entry so far; a line that is no JSON object fails the test.
 func (a *anchord) log() []entry {
 	a.t.Helper()

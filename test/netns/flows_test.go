@@ -227,9 +227,7 @@ func TestTwoContainersWantTheSamePort(t *testing.T) {
 	eventually(t, deadline, r.client.answers("tcp", r.addr(80), "elder "+clientIP))
 	eventually(t, deadline, r.a.logs("expose.conflict", elder.name, younger.name))
 	eventually(t, deadline, r.a.metricIs("anchord_expose_conflicts", 1))
-	if s := r.a.status(); !containsAll(s, []string{elder.name, younger.name}) {
-		t.Errorf("the status does not name both:\n%s", s)
-	}
+	eventually(t, deadline, r.a.states(elder.name, younger.name))
 	promise(t, func() { r.docker.Remove(elder.id) }, r.client.answers("tcp", r.addr(80), "younger "+clientIP))
 	eventually(t, deadline, r.a.metricIs("anchord_expose_conflicts", 0))
 	if n := len(r.a.entries("expose.conflict")); n != 1 {
@@ -248,9 +246,7 @@ func TestAMalformedLabelRejectsOnlyItsContainer(t *testing.T) {
 	eventually(t, deadline, r.a.logs("label.rejected", bad.name, "tcp/99999", "65535"))
 	eventually(t, deadline, r.client.refused("tcp", r.addr(81)))
 	eventually(t, deadline, r.a.metricIs("anchord_expose_errors", 1))
-	if s := r.a.status(); !containsAll(s, []string{bad.name, "tcp/99999"}) {
-		t.Errorf("the status does not tell of it:\n%s", s)
-	}
+	eventually(t, deadline, r.a.states(bad.name, "tcp/99999"))
 	if n := len(r.a.entries("label.rejected")); n != 1 {
 		t.Errorf("logged %d times", n)
 	}

@@ -687,9 +687,13 @@ func TestOldIPv6FlowsToAVanishedBackendAreEnded(t *testing.T) {
 		t.Errorf("a connection to another backend suffered: %v", err)
 	}
 	eventually(t, deadline, r.client.refused("tcp", on6(firstIP6, 80)))
-	if n, err := r.a.metric(`anchord_conntrack_flushes_total{family="v6"}`); err != nil || n == 0 {
-		t.Errorf("anchord_conntrack_flushes_total is %v (%v)", n, err)
-	}
+	eventually(t, deadline, func() error {
+		n, err := r.a.metric(`anchord_conntrack_flushes_total{family="v6"}`)
+		if err == nil && n == 0 {
+			err = errors.New("anchord_conntrack_flushes_total is 0")
+		}
+		return err
+	})
 }
 
 func TestWhoIsExposedInIPv6(t *testing.T) {

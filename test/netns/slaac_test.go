@@ -381,9 +381,7 @@ func TestTheIPv6AddressIsMadeOfTheProjectsOwnMAC(t *testing.T) {
 	})
 	t.Run("told", func(t *testing.T) {
 		eventually(t, deadline, r.a.logs("address.added", firstIP6))
-		if s := r.a.status(); !containsAll(s, []string{firstIP6 + "/64", r.ext + "/24", local.String(), "router advertisement"}) {
-			t.Errorf("the status is\n%s", s)
-		}
+		eventually(t, deadline, r.a.states(firstIP6+"/64", r.ext+"/24", local.String(), "router advertisement"))
 		if n := len(r.a.entries("address.added")); n != 4 { // and of the transit network's gateways
 			t.Errorf("%d addresses are told: %v", n, r.a.entries("address.added"))
 		}
@@ -445,9 +443,7 @@ func TestAChangedPrefixIsFollowed(t *testing.T) {
 	if n := len(r.a.entries("address.deprecated")); n != 1 {
 		t.Errorf("told %d times that the address is deprecated", n)
 	}
-	if s := r.a.status(); !containsAll(s, []string{firstIP6 + "/64 (deprecated)", secondIP6 + `/64"`}) {
-		t.Errorf("the status is\n%s", s)
-	}
+	eventually(t, deadline, r.a.states(firstIP6+"/64 (deprecated)", secondIP6+`/64"`))
 
 	eventually(t, hang, w.hasOnly6(secondIP6))
 	eventually(t, deadline, r.a.logs("address.removed", firstIP6))
@@ -622,9 +618,12 @@ func TestARouterThatResignsIsNotPutBack(t *testing.T) {
 				t.Errorf("put back: %v", r.a.entries("route.reasserted")[told:])
 			}
 			eventually(t, deadline, r.client.answers("tcp", on6(firstIP6, 80), "web "+clientIP6))
-			if s := r.a.status(); strings.Contains(s, router.local.String()) {
-				t.Errorf("the status still names the router:\n%s", s)
-			}
+			eventually(t, deadline, func() error {
+				if s := r.a.status(); strings.Contains(s, router.local.String()) {
+					return fmt.Errorf("the status still names the router: %s", s)
+				}
+				return nil
+			})
 			router.say(func(a *advert) { a.lifetime = 1800 })
 			eventually(t, deadline, r.box.hasRoutes6(router.byRA()))
 		})
@@ -751,9 +750,7 @@ func TestTheIPv6Gateway(t *testing.T) {
 		out := app.answers("tcp", on6(outsideIP6, 80), "outside "+firstIP6)
 		eventually(t, deadline, r.box.hasRoutes6(viaPinned))
 		eventually(t, deadline, out)
-		if s := r.a.status(); !containsAll(s, []string{routerIP6, "ANCHORD_EXT_GATEWAY_IP"}) {
-			t.Errorf("the status is\n%s", s)
-		}
+		eventually(t, deadline, r.a.states(routerIP6, "ANCHORD_EXT_GATEWAY_IP"))
 		promise(t, func() { r.box.ip6("route delete default\n") }, r.box.hasRoutes6(viaPinned), out)
 		promise(t, func() { r.box.ip("route replace default via fe80::bad dev lan0\n") }, r.box.goes6(routerIP6, "lan0"), out)
 		promise(t, func() { r.box.ip("route add default via fe80::bad dev lan0 metric 1\n") }, r.box.goes6(routerIP6, "lan0"), out)

@@ -78,9 +78,7 @@ func TestAnInterfaceOfOurOwnOnAVLAN(t *testing.T) {
 			eventually(t, deadline, r.client.answers("tcp", on6(ext6, 80), "web "+clientIP6))
 			eventually(t, deadline, web.answers("tcp", on6(outsideIP6, 80), "outside "+ext6))
 			eventually(t, deadline, r.a.logs("address.interface_made", c.iface, vlanParent))
-			if s := r.a.status(); !containsAll(s, []string{c.iface, mac, r.ext, ext6, routerIP}) {
-				t.Errorf("the status is\n%s", s)
-			}
+			eventually(t, deadline, r.a.states(c.iface, mac, r.ext, ext6, routerIP))
 			if failed := append(r.a.entries("reconcile.failed"), r.a.entries("network.ext_missing")...); len(failed) > 0 {
 				t.Errorf("%v", failed)
 			}
