@@ -330,7 +330,7 @@ func (r *Reconciler) lookAtDocker(ctx context.Context, source Source) {
 }
 
 func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
-	if source&(SourcePoll|SourceTables) != 0 && r.applied != nil {
+	if source&SourcePoll != 0 && r.applied != nil {
 		if standing, err := r.Tables.Standing(ctx); err != nil {
 			return err
 		} else if !standing {
@@ -339,9 +339,6 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 	}
 	if source&SourceRuleset != 0 && r.applied != nil {
 		r.drifted()
-	}
-	if source&SourceTables != 0 {
-		r.applyAfresh()
 	}
 	if source&(SourceKernel|SourceSelf) == 0 && !r.wrote {
 		return nil
@@ -364,15 +361,10 @@ func (r *Reconciler) drifted() {
 		return
 	}
 	r.outcome.Drift = true
-	r.applyAfresh()
-	r.Reporter.Event(Warn, EventRulesetDrift, "anchord's tables were changed by somebody else and are put back", nil)
-}
-
-// applyAfresh has the ruleset replaced as a whole, whatever stands.
-func (r *Reconciler) applyAfresh() {
 	r.applied = nil
 	r.flowsDue = true
 	r.Tables.Forget()
+	r.Reporter.Event(Warn, EventRulesetDrift, "anchord's tables were changed by somebody else and are put back", nil)
 }
 
 func (r *Reconciler) lookAtLeases(source Source) {

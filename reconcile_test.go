@@ -341,20 +341,6 @@ func TestOldLeaseFileIsNotTakenForALease(t *testing.T) {
 	}
 }
 
-// What became of the tables while nobody listened is not known, and so not told.
-func TestTablesThatNobodyListenedTo(t *testing.T) {
-	g := working(t)
-	g.wantEffects(t, anchord.SourceTables, "rules lan0")
-	if told := g.told(anchord.EventRulesetDrift); g.last().Drift || len(told) > 0 {
-		t.Errorf("told of drift that nobody saw: %q", told)
-	}
-	g.tables = false
-	g.wantEffects(t, anchord.SourceTables, "rules lan0")
-	if told := g.told(anchord.EventRulesetDrift); len(told) != 1 {
-		t.Errorf("the tables are gone, told %q", told)
-	}
-}
-
 func TestRulesetDrift(t *testing.T) {
 	g := working(t)
 	g.wantEffects(t, anchord.SourceRuleset, "rules lan0")

@@ -7,7 +7,7 @@ import (
 
 // Source says what somebody saw move. It carries no truth, only where to look
 // again; several are joined with |.
-type Source uint16
+type Source uint8
 
 const (
 	SourceContainers Source = 1 << iota // Docker's containers
@@ -15,7 +15,6 @@ const (
 	SourceKernel                        // interfaces, addresses, routes
 	SourceLease                         // the lease file
 	SourceRuleset                       // somebody else changed anchord's tables
-	SourceTables                        // nobody listened to what became of anchord's tables for a while
 	SourcePoll                          // nobody saw anything move; look all the same, at the tables too
 	SourceEngine                        // any container or network of the engine
 	SourceTemplates                     // the operator's templates

@@ -328,8 +328,9 @@ func routeArgs(verb string, r anchord.Route) []string {
 
 // ForgetNeighbours has the kernel ask anew who has these addresses where it
 // remembers another hardware address than the container's: that of the last one.
-// An entry that is right is left alone, and none is deleted: the packets that
-// just pass or wait for an answer would be lost with it.
+// An entry that is right, or that somebody made permanent, is left alone, and none
+// is deleted: the packets that just pass or wait for an answer would be lost with
+// it. A line that the kernel refuses ends the batch; the next try looks anew.
 func (i IP) ForgetNeighbours(ctx context.Context, list []anchord.Neighbour) error {
 	known, err := i.neighbours(ctx)
 	if err != nil {
@@ -351,7 +352,7 @@ func (i IP) ForgetNeighbours(ctx context.Context, list []anchord.Neighbour) erro
 	return nil
 }
 
-// neighbours are the hardware addresses that the kernel remembers.
+// neighbours are the hardware addresses that the kernel has learned.
 func (i IP) neighbours(ctx context.Context) (map[anchord.Neighbour]string, error) {
 	out, err := i.Runner.Run(ctx, "", "ip", "-j", "neighbour", "show")
 	if err != nil {
@@ -361,13 +362,14 @@ func (i IP) neighbours(ctx context.Context) (map[anchord.Neighbour]string, error
 		Dst    netip.Addr
 		Dev    string
 		Lladdr string
+		State  []string
 	}
 	if err := json.Unmarshal(out, &raw); err != nil {
 		return nil, fmt.Errorf("reading the list of neighbours: %w", err)
 	}
 	known := map[anchord.Neighbour]string{}
 	for _, r := range raw {
-		if r.Lladdr != "" {
+		if r.Lladdr != "" && !slices.Contains(r.State, "PERMANENT") {
 			known[anchord.Neighbour{Iface: r.Dev, Addr: r.Dst}] = r.Lladdr
 		}
 	}

@@ -139,6 +139,7 @@ func TestOnlyAnotherContainersMACIsForgotten(t *testing.T) {
 		{"dst":"10.0.0.5","dev":"transit0","lladdr":"02:42:0a:00:00:05","state":["REACHABLE"]},
 		{"dst":"10.0.0.6","dev":"transit0","lladdr":"02:42:0a:00:00:66","state":["STALE"]},
 		{"dst":"10.0.0.7","dev":"transit0","state":["INCOMPLETE"]},
+		{"dst":"10.0.0.9","dev":"transit0","lladdr":"02:42:0a:00:00:99","state":["PERMANENT"]},
 		{"dst":"10.0.0.8","dev":"transit1","lladdr":"02:42:0a:00:00:88","state":["REACHABLE"]},
 		{"dst":"fd00::5","dev":"transit0","lladdr":"02:42:0a:00:00:55","state":["PROBE"]}]' ;; esac`})
 	of := func(addr, mac string) anchord.Neighbour {
@@ -152,7 +153,7 @@ func TestOnlyAnotherContainersMACIsForgotten(t *testing.T) {
 	}
 	look := "ip -j neighbour show"
 	forget(of("10.0.0.5", "02:42:0A:00:00:05"), of("10.0.0.6", "02:42:0a:00:00:06"), of("10.0.0.7", "02:42:0a:00:00:07"),
-		of("10.0.0.8", "02:42:0a:00:00:08"), of("10.0.0.9", "02:42:0a:00:00:09"), of("fd00::5", ""))
+		of("10.0.0.8", "02:42:0a:00:00:08"), of("10.0.0.9", "02:42:0a:00:00:09"), of("10.0.0.10", "02:42:0a:00:00:0a"), of("fd00::5", ""))
 	wantText(t, "some are others'", recorded(), look+"\nip -force -batch -\nneighbour replace 10.0.0.6 dev transit0 nud failed\nneighbour replace fd00::5 dev transit0 nud failed")
 	forget(of("10.0.0.5", "02:42:0a:00:00:05"))
 	wantText(t, "all are right", recorded(), look)

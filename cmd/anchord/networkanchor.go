@@ -223,11 +223,14 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	}, nil)
 	rules := &watch.Ruleset{Fire: n.trigger.Fire}
 	// It reads which tables there are before it listens, and is blind to those
-	// made in between; so the tables come first. What became of them meanwhile,
-	// nobody knows.
+	// made in between; so the tables come first. Whether they still stand when it
+	// listens, a look tells; later, it may have missed more than that.
+	unseen := anchord.SourcePoll
 	n.monitor(ctx, group, &exec.Child{
-		Args: []string{"nft", "monitor"}, Line: rules.Line, Listens: true,
-		Started: func() { n.trigger.Fire(anchord.SourceTables, time.Time{}) },
+		Args: []string{"nft", "monitor"}, Line: rules.Line, Listens: true, Started: func() {
+			n.trigger.Fire(unseen, time.Time{})
+			unseen = anchord.SourceRuleset
+		},
 	}, n.standing)
 	group.Go(func() error { n.followLeases(ctx); return nil })
 	group.Go(func() error { n.followRouters(ctx); return nil })

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -66,9 +67,11 @@ var happenings = []happening{
 	{"the ruleset is flushed", func(d *disorder) { d.box.try("nft", "flush", "ruleset") }},
 	{"a table is deleted", func(d *disorder) { d.box.try("nft", "delete", "table", "ip", "anchord_v4") }},
 	{"a translation is deleted", func(d *disorder) {
+		d.listenedTo()
 		d.box.try("nft", "delete", "element", "ip6", "anchord_v6", "dnat_tcp", fmt.Sprintf("{ %d }", d.any().port))
 	}},
 	{"a translation is added", func(d *disorder) {
+		d.listenedTo()
 		d.box.try("nft", "add", "element", "ip", "anchord_v4", "dnat_tcp", "{ 8888 : 10.213.0.10 . 80 }")
 	}},
 	{"the connections are forgotten", func(d *disorder) { d.box.try("conntrack", "-F") }},
@@ -154,6 +157,20 @@ func (d *disorder) flap(iface string) {
 
 // kill ends the processes of this name, if there are any.
 func (d *disorder) kill(name string) { d.box.tell(name, syscall.SIGKILL) }
+
+// listenedTo waits until nft monitor listens, if it does soon. What happens to a
+// single rule before its first time is not seen; of a table, it is.
+func (d *disorder) listenedTo() {
+	for began := time.Now(); time.Since(began) < deadline; time.Sleep(10 * time.Millisecond) {
+		if sockets, _ := d.box.try("cat", "/proc/net/netlink"); netfilterGroups.MatchString(sockets) {
+			return
+		}
+	}
+}
+
+// netfilterGroups are those that a socket of NETLINK_NETFILTER (12) has joined, as
+// /proc/net/netlink lists them.
+var netfilterGroups = regexp.MustCompile(`(?m)^\S+\s+12\s+\d+\s+0*[1-9a-f]`)
 
 func (s *service) name() string { return fmt.Sprintf("service%d", s.port) }
 
@@ -575,7 +592,7 @@ func newDisorder(t *testing.T, seed uint64) *disorder {
 	d.comes(&d.services[0], d.host(&d.services[0]))
 	d.launchAnchord()
 	eventually(t, hang, d.itself)
-	d.clients6 = d.box.processes("dhcpcd")
+	d.clients6 = d.box.lasting("dhcpcd")
 	return d
 }
 

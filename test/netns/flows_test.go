@@ -1,6 +1,7 @@
 package netns_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -41,7 +42,16 @@ func TestNoDatagramIsLost(t *testing.T) {
 			r.override("10-a.nft.tmpl", forward(comment))
 			eventually(r.t, deadline, r.says(comment, true))
 		},
-		"when docker is asked everything anew": func(r *running, _ int) { r.docker.CutStreams() },
+		"when docker is asked everything anew": func(r *running, _ int) {
+			before := r.subscriptions()
+			r.docker.CutStreams()
+			eventually(r.t, deadline, func() error {
+				if r.subscriptions() == before {
+					return errors.New("docker's events are not followed again")
+				}
+				return nil
+			})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -68,6 +78,17 @@ func TestNoDatagramIsLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// subscriptions is how often docker was asked for its events.
+func (w *world) subscriptions() int {
+	n := 0
+	for _, c := range w.docker.RequestLog() {
+		if strings.HasSuffix(c.Path, "/events") {
+			n++
+		}
+	}
+	return n
 }
 
 func TestAUDPFlowThatNeverPausesFollowsARecreatedBackend(t *testing.T) {

@@ -143,6 +143,19 @@ func (n *ns) processes(name string) int {
 	return count
 }
 
+// lasting is processes without those that are about to become something else.
+func (n *ns) lasting(name string) int {
+	n.t.Helper()
+	count, before := 0, -1
+	eventually(n.t, hang, func() error {
+		if count, before = n.processes(name), count; count != before {
+			return fmt.Errorf("%d processes called %q, a moment ago %d", count, name, before)
+		}
+		return nil
+	})
+	return count
+}
+
 func TestAnchordIsReadyWithinASecond(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{})
