@@ -330,15 +330,15 @@ func (r *Reconciler) lookAtDocker(ctx context.Context, source Source) {
 }
 
 func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
+	if source&SourceRuleset != 0 && r.applied != nil {
+		r.drifted()
+	}
 	if source&SourcePoll != 0 && r.applied != nil {
 		if standing, err := r.Tables.Standing(ctx); err != nil {
 			return err
 		} else if !standing {
 			r.drifted()
 		}
-	}
-	if source&SourceRuleset != 0 && r.applied != nil {
-		r.drifted()
 	}
 	if source&(SourceKernel|SourceSelf) == 0 && !r.wrote {
 		return nil

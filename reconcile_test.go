@@ -358,6 +358,7 @@ func TestRulesetDrift(t *testing.T) {
 	if g.last().Drift || g.last().Err == nil {
 		t.Errorf("when the tables cannot be looked at: %+v", g.last())
 	}
+	g.wantEffects(t, anchord.SourceAll|anchord.SourcePoll|anchord.SourceRuleset, "rules lan0")
 }
 
 func TestRouteThatSomebodyElseChanged(t *testing.T) {
