@@ -152,6 +152,13 @@ func (p *pulse) beat(c net.Conn) bool {
 // beats is a condition: all are answered.
 func (p *pulse) beats() error { return p.beaten(1) }
 
+// count is how many were answered so far.
+func (p *pulse) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answered
+}
+
 // beaten is a condition: so many at least are answered, and none is lost.
 func (p *pulse) beaten(n int) error {
 	p.mu.Lock()
