@@ -47,7 +47,7 @@ netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Doc
 	scripts/gotest pkgname -timeout 15m ./test/netns
 
 .PHONY: e2e
-e2e: deps ## Tests with real engines (20.10 and 28)
+e2e: deps ## Tests with real engines (20.10, 28 and 29)
 	scripts/gotest standard-verbose -p 1 -timeout 60m ./test/lab ./test/e2e
 
 .PHONY: bench

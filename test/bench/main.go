@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/AlexCherrypi/anchord/test/lab"
 )
 
 // measurement is one group of rows of the table.
@@ -44,7 +46,7 @@ type bench struct {
 
 func main() {
 	only := flag.String("only", "", "measure only these, separated by commas: "+names())
-	release := flag.String("engine", "28", "release of the Docker engine")
+	release := flag.String("engine", lab.DefaultRelease, "release of the Docker engine")
 	flag.Parse()
 	chosen, err := choose(*only)
 	if err != nil {

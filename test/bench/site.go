@@ -48,7 +48,7 @@ func (b *bench) site(ctx context.Context) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &site{Lab: l, old: b.release != lab.Releases[len(lab.Releases)-1].Name}
+	s := &site{Lab: l, old: l.Release.Before28()}
 	if err := s.raise(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}

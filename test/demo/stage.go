@@ -67,7 +67,7 @@ func build(ctx context.Context, s *screen, keep bool) (*stage, error) {
 		"(The first time, small Debian systems are put together: about two minutes.)")
 	defer done()
 	l, err := lab.Up(ctx, lab.Options{
-		Release: "28", Keep: keep, Log: s.labLog(),
+		Keep: keep, Log: s.labLog(),
 		Images: []string{lab.ImageAnchord, lab.ImageNginx, lab.ImagePeer},
 	})
 	if err != nil {

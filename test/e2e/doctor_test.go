@@ -21,9 +21,9 @@ var (
 	doctors = []scenario{
 		{name: "doctor of a healthy project", run: doctorHealthy},
 		{name: "doctor of a healthy project with IPv6", run: doctorDualStack, lan: lab.LANOptions{IPv6: lab.DHCPv6}},
-		{name: "doctor of a container without its rights", run: doctorPowerless},
-		{name: "doctor of a rebinder", run: doctorRebinder},
-		{name: "doctor of a wrapped project", run: doctorWrap},
+		{name: "doctor of a container without its rights", once: true, run: doctorPowerless},
+		{name: "doctor of a rebinder", once: true, run: doctorRebinder},
+		{name: "doctor of a wrapped project", once: true, run: doctorWrap},
 		{name: "doctor behind a socket proxy", run: doctorProxied},
 		{name: "doctor of a transit that is Docker's", run: doctorTransit},
 		{name: "doctor of an internal transit, filtered", run: doctorFiltered},

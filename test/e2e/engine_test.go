@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -13,10 +14,11 @@ import (
 	"github.com/AlexCherrypi/anchord/test/lab"
 )
 
-// engine is one lab, on which all scenarios run.
+// engine is one lab, on which scenarios run.
 type engine struct {
 	*lab.Lab
-	old bool // before release 28: a network without IPv4 does not exist
+	old    bool // before release 28: a network without IPv4 does not exist
+	newest bool // all scenarios run on it, on others those that an engine can change
 }
 
 // raise starts a lab; one that does not come up fails the suite.
@@ -39,15 +41,35 @@ func raise(t *testing.T, release lab.Release) *engine {
 			t.Error(err)
 		}
 	})
-	version, err := l.Client().ServerVersion(t.Context())
+	e := &engine{Lab: l, old: release.Before28(), newest: release == lab.Releases[len(lab.Releases)-1]}
+	e.introduce(t)
+	return e
+}
+
+// introduce prints what runs, after a look whether that is what was asked for.
+func (e *engine) introduce(t *testing.T) {
+	t.Helper()
+	version, err := e.Client().ServerVersion(t.Context())
 	if err != nil {
-		t.Fatalf("engine %s does not tell its version: %v", release.Name, err)
+		t.Fatalf("engine %s does not tell its version: %v", e.Release.Name, err)
 	}
-	if !strings.HasPrefix(version.Version, release.Name+".") {
-		t.Errorf("the engine called %s is a %s", release.Name, version.Version)
+	info, err := e.Client().Info(t.Context())
+	if err != nil {
+		t.Fatalf("engine %s does not tell of itself: %v", e.Release.Name, err)
 	}
-	fmt.Printf("e2e: running on Docker Engine %s (API %s)\n", version.Version, version.APIVersion)
-	return &engine{Lab: l, old: release != lab.Releases[len(lab.Releases)-1]}
+	firewall := "iptables"
+	if info.FirewallBackend != nil {
+		firewall = info.FirewallBackend.Driver
+	}
+	if !strings.HasPrefix(version.Version, e.Release.Version+".") || firewall != cmp.Or(e.Release.Firewall, "iptables") {
+		t.Errorf("the engine called %s is a %s with %s", e.Release.Name, version.Version, firewall)
+	}
+	compose, err := try(e.Docker(t.Context(), "compose", "version", "--short"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("e2e: running on Docker Engine %s (API %s, %s) with Compose %s, anchord's image on %s\n",
+		version.Version, version.APIVersion, firewall, strings.TrimSpace(compose), e.Release.Base)
 }
 
 // filterBridged sets whether the Docker host's firewall sees bridged packets,
@@ -67,8 +89,14 @@ func (e *engine) filterBridged(t *testing.T, on bool) {
 // scenario is one story of a user, on a LAN of its own.
 type scenario struct {
 	name string
+	once bool // no engine can change what it shows: it runs on the newest only
 	lan  lab.LANOptions
 	run  func(s *site)
+}
+
+// of leaves those scenarios that run on this engine.
+func (e *engine) of(scenarios []scenario) []scenario {
+	return slices.DeleteFunc(slices.Clone(scenarios), func(c scenario) bool { return c.once && !e.newest })
 }
 
 func TestEngines(t *testing.T) {
@@ -94,7 +122,7 @@ func TestEngines(t *testing.T) {
 }
 
 func (e *engine) together(t *testing.T, scenarios []scenario) {
-	for _, c := range scenarios {
+	for _, c := range e.of(scenarios) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.run(newSite(t, e, c.lan))
@@ -103,7 +131,7 @@ func (e *engine) together(t *testing.T, scenarios []scenario) {
 }
 
 func (e *engine) apart(t *testing.T, scenarios []scenario) {
-	for _, c := range scenarios {
+	for _, c := range e.of(scenarios) {
 		t.Run(c.name, func(t *testing.T) { c.run(newSite(t, e, c.lan)) })
 	}
 }

@@ -22,24 +22,28 @@ import (
 // files, with IPv6 in them, on different LANs. The service-anchor pattern needs a
 // host that does not filter bridged packets, as its example does.
 var (
-	nativeMatrix        = append(matrix("native"), scenario{"a router that advertises itself without pause", lab.LANOptions{IPv6: lab.SLAAC}, advertised})
+	nativeMatrix = append(matrix("native"), scenario{
+		name: "a router that advertises itself without pause", once: true,
+		lan: lab.LANOptions{IPv6: lab.SLAAC}, run: advertised,
+	})
 	serviceAnchorMatrix = matrix("service-anchor")
 )
 
 // addressing is what a LAN gives to a host.
 type addressing struct {
 	name   string
+	once   bool // as a scenario's
 	lan    lab.LANOptions
 	v4, v6 bool
 }
 
 var addressings = []addressing{
-	{name: "v4-only", v4: true},
+	{name: "v4-only", once: true, v4: true},
 	{name: "v6-only", lan: lab.LANOptions{IPv6: lab.SLAAC, NoIPv4: true}, v6: true},
 	{name: "both", lan: lab.LANOptions{IPv6: lab.SLAAC}, v4: true, v6: true},
-	{name: "none", lan: lab.LANOptions{IPv6: lab.SLAAC, NoDHCP: true}},
+	{name: "none", once: true, lan: lab.LANOptions{IPv6: lab.SLAAC, NoDHCP: true}},
 	{name: "dhcpv6", lan: lab.LANOptions{IPv6: lab.DHCPv6}, v4: true, v6: true},
-	{name: "dhcpv6-kea", lan: lab.LANOptions{IPv6: lab.DHCPv6, Kea: true}, v4: true, v6: true},
+	{name: "dhcpv6-kea", once: true, lan: lab.LANOptions{IPv6: lab.DHCPv6, Kea: true}, v4: true, v6: true},
 }
 
 func matrix(pattern string) []scenario {
@@ -47,6 +51,7 @@ func matrix(pattern string) []scenario {
 	for _, a := range addressings {
 		all = append(all, scenario{
 			name: pattern + " with addresses: " + a.name,
+			once: a.once,
 			lan:  a.lan,
 			run:  func(s *site) { s.addressed(pattern, a) },
 		})

@@ -27,11 +27,11 @@ import (
 // such projects consist of.
 var examples = []scenario{
 	{name: "examples pass docker compose config", run: examplesAreValid},
-	{name: "mailcow", run: mailcow},
-	{name: "mailcow with IPv6", run: mailcowIPv6, lan: lab.LANOptions{IPv6: lab.SLAAC}},
-	{name: "nextcloud: a call is relayed from the project's address", run: nextcloudCall},
-	{name: "matrix: two on the LAN call each other and other homeservers are met", run: matrixCall},
-	{name: "authentik: an outpost that its worker made answers LDAP", run: authentikOutpost},
+	{name: "mailcow", once: true, run: mailcow},
+	{name: "mailcow with IPv6", once: true, run: mailcowIPv6, lan: lab.LANOptions{IPv6: lab.SLAAC}},
+	{name: "nextcloud: a call is relayed from the project's address", once: true, run: nextcloudCall},
+	{name: "matrix: two on the LAN call each other and other homeservers are met", once: true, run: matrixCall},
+	{name: "authentik: an outpost that its worker made answers LDAP", once: true, run: authentikOutpost},
 }
 
 func examplesAreValid(s *site) {

@@ -25,7 +25,7 @@ var behindProxy = []scenario{
 	{name: "socket proxy that allows reading only", run: proxyReadOnly},
 	{name: "socket proxy that allows autostart", run: proxyAutostart},
 	{name: "socket proxy that allows a managed service-anchor", run: proxyManaged},
-	{name: "socket proxy is restarted", run: proxyRestarted},
+	{name: "socket proxy is restarted", once: true, run: proxyRestarted},
 	{name: "socket proxy for the rebinders", run: proxyRebinders},
 }
 

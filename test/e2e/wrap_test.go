@@ -21,10 +21,10 @@ import (
 // on the LAN.
 var wrapScenarios = []scenario{
 	{name: "wrap example", run: wrapExample},
-	{name: "wrap example with IPv6", run: wrapIPv6, lan: lab.LANOptions{IPv6: lab.SLAAC}},
-	{name: "wrapped: routes are put back", run: wrappedRoutes},
+	{name: "wrap example with IPv6", once: true, run: wrapIPv6, lan: lab.LANOptions{IPv6: lab.SLAAC}},
+	{name: "wrapped: routes are put back", once: true, run: wrappedRoutes},
 	{name: "wrapped: started before its target", run: wrappedStartedEarly},
-	{name: "wrapped: anchord moves to another address inside", run: wrappedMoved},
+	{name: "wrapped: anchord moves to another address inside", once: true, run: wrappedMoved},
 }
 
 // wrap is both projects: the wrapped one, and the one with anchord in it.

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -56,17 +57,20 @@ func (p *process) ended() bool {
 	}
 }
 
-// startEngine starts dockerd from a tree and waits until it answers.
-func (l *Lab) startEngine(ctx context.Context, tree string, binds []string) error {
+// startEngine starts dockerd in a tree and waits until it answers.
+func (l *Lab) startEngine(ctx context.Context, p parts, binds []string) error {
 	visible, err := visibleDirs(binds)
 	if err != nil {
+		return err
+	}
+	if err := l.forward(); err != nil {
 		return err
 	}
 	cmd := exec.Command("sh", "-c", engineScript, "engine")
 	cmd.Dir = "/"
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-		"TREE=" + tree, "DATA=" + l.record.dataDir(), "RUN=" + l.record.dir(),
+		"TREE=" + p.tree, "DOCKERD=" + p.engine, "FIREWALL=" + l.Release.Firewall, "DATA=" + l.record.dataDir(), "RUN=" + l.record.dir(),
 		"CGROUP=" + l.record.cgroup(), "VISIBLE=" + strings.Join(visible, "\n"),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
@@ -84,6 +88,15 @@ func (l *Lab) startEngine(ctx context.Context, tree string, binds []string) erro
 		return fmt.Errorf("waiting for the engine: %w; its last words:\n%s", err, tail(l.EngineLog(), 15))
 	}
 	return nil
+}
+
+// forward has the Docker host's kernel send packets on, as an administrator has to
+// for the one firewall that does not do it by itself.
+func (l *Lab) forward() error {
+	if l.Release.Firewall != "nftables" {
+		return nil
+	}
+	return errors.Join(l.root.Sysctl("net.ipv4.ip_forward", "1"), l.root.Sysctl("net.ipv6.conf.all.forwarding", "1"))
 }
 
 func (l *Lab) waitEngine(ctx context.Context) error {

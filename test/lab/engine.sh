@@ -3,10 +3,12 @@
 # namespaces and in the lab's network namespace, and becomes dockerd in a root
 # made of a Debian tree.
 #
-# TREE is only read: an overlay takes what is written. DATA is the directory on
-# a real file system for that and for the engine's storage, RUN the directory in
-# which the socket has to appear, VISIBLE the host's directories, one a line,
-# that a container can mount. Everything here goes when the namespaces go.
+# TREE is only read: an overlay takes what is written. DOCKERD is the program to
+# run in place of the tree's own, if not empty, and FIREWALL its backend. DATA is
+# the directory on a real file system for what is written and for the engine's
+# storage, RUN the directory in which the socket has to appear, VISIBLE the host's
+# directories, one a line, that a container can mount. Everything here goes when
+# the namespaces go.
 set -eu
 
 mount --make-rprivate /
@@ -25,6 +27,10 @@ printf '%s\n' "$RUN" "$VISIBLE" | while read -r dir; do
 	mkdir -p "$root$dir"
 	mount --bind "$dir" "$root$dir"
 done
+dockerd=$(chroot "$root" sh -c 'command -v dockerd')
+if [ -n "$DOCKERD" ]; then
+	mount --bind "$DOCKERD" "$root$dockerd"
+fi
 # Names are resolved by what a test sets up, never by the machine's resolver.
 echo nameserver 127.0.0.1 >"$root/etc/resolv.conf"
 
@@ -40,5 +46,5 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
 	docker-init -s -- dockerd \
 	--host "unix://$RUN/docker.sock" --host unix:///run/docker.sock \
 	--exec-root /run/docker --pidfile /run/docker.pid \
-	--data-root /var/lib/docker --storage-driver overlay2 \
-	--cgroup-parent "/$CGROUP"
+	--data-root /var/lib/docker \
+	--cgroup-parent "/$CGROUP" ${FIREWALL:+--firewall-backend "$FIREWALL"}

@@ -14,18 +14,19 @@ import (
 
 // The images that a lab can have. No registry is asked for any of them.
 const (
-	ImageAnchord = "anchord:lab"      // the repository's Dockerfile on ImageBase
-	ImageBase    = "anchord-base:lab" // Debian with the tools that the Dockerfile wants
-	ImageNginx   = "nginx:lab"        // a web server that logs clients, as the official image does
-	ImageHAProxy = "haproxy:lab"      // reads its configuration where the official image does
-	ImagePeer    = "peer:lab"         // test/peer: answers everyone with the address it sees
-	ImageServers = "servers:lab"      // the programs of the following ones, which differ in which they start
-	ImagePostfix = "postfix:lab"      // a mail server that logs who connects
-	ImageDovecot = "dovecot:lab"      // mailboxes by IMAP, filled by LMTP; every user's password is "secret"
-	ImageDNSmasq = "dnsmasq:lab"      // a name server; its arguments say of what
-	ImageCoturn  = "coturn:lab"       // a TURN server; its arguments are options, as the official image's are
-	ImageLDAP    = "ldap:lab"         // a directory on the ports of authentik's, with its example user
-	ImageRedis   = "redis:lab"        // a database that answers every address, as the official image does
+	ImageAnchord = "anchord:lab"        // the repository's Dockerfile on ImageBase
+	ImageBase    = "anchord-base:lab"   // Debian with the tools that the Dockerfile wants
+	ImageForky   = "anchord-base:forky" // the same of a Debian whose tools are as new as Alpine's
+	ImageNginx   = "nginx:lab"          // a web server that logs clients, as the official image does
+	ImageHAProxy = "haproxy:lab"        // reads its configuration where the official image does
+	ImagePeer    = "peer:lab"           // test/peer: answers everyone with the address it sees
+	ImageServers = "servers:lab"        // the programs of the following ones, which differ in which they start
+	ImagePostfix = "postfix:lab"        // a mail server that logs who connects
+	ImageDovecot = "dovecot:lab"        // mailboxes by IMAP, filled by LMTP; every user's password is "secret"
+	ImageDNSmasq = "dnsmasq:lab"        // a name server; its arguments say of what
+	ImageCoturn  = "coturn:lab"         // a TURN server; its arguments are options, as the official image's are
+	ImageLDAP    = "ldap:lab"           // a directory on the ports of authentik's, with its example user
+	ImageRedis   = "redis:lab"          // a database that answers every address, as the official image does
 )
 
 // debianImage is an image made of a tree, unchanged, or of another image.
@@ -36,12 +37,13 @@ type debianImage struct {
 	changes []string // Dockerfile instructions
 }
 
-var debianImages = []debianImage{
-	{
-		name: ImageBase,
+// base has the tools that the Dockerfile wants.
+func base(name, suite string) debianImage {
+	return debianImage{
+		name: name,
 		tree: tree{
-			name:  "image-base",
-			suite: "bookworm",
+			name:  "image-base-" + suite,
+			suite: suite,
 			packages: []string{
 				"nftables", "conntrack", "iproute2", "udhcpc", "dhcpcd-base",
 				"busybox", "tini", "ca-certificates",
@@ -50,7 +52,12 @@ var debianImages = []debianImage{
 			check:   []string{"nft", "--version"},
 		},
 		changes: []string{`CMD ["bash"]`},
-	},
+	}
+}
+
+var debianImages = []debianImage{
+	base(ImageBase, "bookworm"),
+	base(ImageForky, "forky"),
 	{
 		name: ImageNginx,
 		tree: tree{
@@ -213,7 +220,7 @@ func (l *Lab) loadImage(ctx context.Context, name string) error {
 
 // Tool is a program of an image on a host of the LAN, without a container.
 func (l *Lab) Tool(ctx context.Context, h *Host, image string, argv ...string) (*exec.Cmd, error) {
-	cached, ok := cachedImage(image)
+	cached, ok := l.cachedImage(image)
 	if !ok {
 		return nil, fmt.Errorf("running %q of %s: the lab does not know it", argv, image)
 	}
@@ -243,9 +250,9 @@ func findDebianImage(name string) (debianImage, bool) {
 }
 
 // cachedImage gives what has to come from the cache for an image.
-func cachedImage(name string) (debianImage, bool) {
+func (l *Lab) cachedImage(name string) (debianImage, bool) {
 	if name == ImageAnchord {
-		name = ImageBase
+		name = l.Release.Base
 	}
 	image, ok := findDebianImage(name)
 	if image.of != "" {
@@ -265,10 +272,10 @@ func (l *Lab) BuildImage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.LoadImages(ctx, ImageBase); err != nil {
+	if err := l.LoadImages(ctx, l.Release.Base); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(repository, "scripts/image"), ImageAnchord, ImageBase)
+	cmd := exec.CommandContext(ctx, filepath.Join(repository, "scripts/image"), ImageAnchord, l.Release.Base)
 	// Its temporary files go with the lab, also when it is interrupted.
 	cmd.Env = append(l.Environ(), "ANCHORD_BINARY="+binary, "TMPDIR="+l.record.dir())
 	return run(cmd)

@@ -9,6 +9,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -26,22 +27,36 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// Release is one engine release that the lab can run.
+// Release is one engine that the lab can run, with the Compose that comes to it.
 type Release struct {
-	Name  string // what Options.Release takes
-	Suite string // the Debian suite whose docker.io is this release
+	Name     string // what Options.Release takes
+	Version  string // what the engine's own version begins with
+	Suite    string // the Debian suite in whose tree it runs
+	Engine   module // built in place of that suite's own engine; zero: it is that one
+	Firewall string // its --firewall-backend; empty before there were two
+	Compose  module // zero: Debian's, 2.40
+	Base     string // the image on which ImageAnchord is built
 }
 
-// Releases are the oldest supported engine and the current one.
+// Before28 says whether the engine does not know networks without IPv4.
+func (r Release) Before28() bool { return r.Version == "20.10" }
+
+// Releases are the oldest supported engine, the newest that Debian has, and the
+// current one with both of its firewalls. Debian has neither that nor Compose 5:
+// the first lab that wants them compiles them, which takes some minutes.
 var Releases = []Release{
-	{Name: "20.10", Suite: "bookworm"},
-	{Name: "28", Suite: "forky"},
+	{Name: "20.10", Version: "20.10", Suite: "bookworm", Base: ImageBase},
+	{Name: DefaultRelease, Version: "28", Suite: "forky", Base: ImageBase},
+	{Name: "29-nftables", Version: "29", Suite: "forky", Engine: engine29, Firewall: "nftables", Compose: compose5, Base: ImageForky},
+	{Name: "29", Version: "29", Suite: "forky", Engine: engine29, Firewall: "iptables", Compose: compose5, Base: ImageBase},
 }
 
-// Options say what Up makes. The zero value is the newest engine, without
-// images.
+// DefaultRelease is the newest that needs no compiling.
+const DefaultRelease = "28"
+
+// Options say what Up makes. The zero value is an engine without images.
 type Options struct {
-	Release string    // name of one of Releases; the last of them when empty
+	Release string    // name of one of Releases; DefaultRelease when empty
 	Images  []string  // images to have in the engine, of the Image constants
 	Binary  string    // anchord binary for ImageAnchord; built from the repository when empty
 	Binds   []string  // more host directories that the engine sees under the same path
@@ -52,7 +67,7 @@ type Options struct {
 // Lab is one running lab.
 type Lab struct {
 	ID      string
-	Release string
+	Release Release
 
 	record record
 	root   *Host
@@ -79,7 +94,7 @@ func Up(ctx context.Context, options Options) (_ *Lab, err error) {
 	if err := Reap(); err != nil {
 		return nil, fmt.Errorf("removing the labs of dead processes: %w", err)
 	}
-	l := &Lab{ID: newID(), Release: release.Name, log: options.Log, binary: options.Binary}
+	l := &Lab{ID: newID(), Release: release, log: options.Log, binary: options.Binary}
 	if l.log == nil {
 		l.log = io.Discard
 	}
@@ -92,25 +107,25 @@ func Up(ctx context.Context, options Options) (_ *Lab, err error) {
 	if err := l.record.save(); err != nil {
 		return nil, err
 	}
-	if err := l.start(ctx, release, options); err != nil {
+	if err := l.start(ctx, options); err != nil {
 		return nil, fmt.Errorf("starting lab %s with engine %s: %w", l.ID, release.Name, err)
 	}
 	return l, nil
 }
 
 // start makes everything that Down takes away.
-func (l *Lab) start(ctx context.Context, release Release, options Options) error {
-	trees, err := l.prepare(ctx, release, options.Images)
+func (l *Lab) start(ctx context.Context, options Options) error {
+	parts, err := l.prepare(ctx, options.Images)
 	if err != nil {
 		return err
 	}
 	if l.root, err = newHost(ctx, l.record.namespace()); err != nil {
 		return err
 	}
-	if err := l.configureCLI(trees.cli); err != nil {
+	if err := l.configureCLI(parts); err != nil {
 		return err
 	}
-	if err := l.startEngine(ctx, trees.engine, options.Binds); err != nil {
+	if err := l.startEngine(ctx, parts, options.Binds); err != nil {
 		return err
 	}
 	return l.LoadImages(ctx, options.Images...)
@@ -122,7 +137,11 @@ func Open(id string) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening lab %s: %w", id, err)
 	}
-	l := &Lab{ID: r.ID, Release: r.Release, record: r, log: io.Discard}
+	release, err := findRelease(r.Release)
+	if err != nil {
+		return nil, fmt.Errorf("opening lab %s: %w", id, err)
+	}
+	l := &Lab{ID: r.ID, Release: release, record: r, log: io.Discard}
 	l.root = openHost(r.namespace())
 	if l.docker, err = newClient(l.Host()); err != nil {
 		return nil, err
@@ -228,19 +247,19 @@ func (l *Lab) logf(format string, args ...any) {
 }
 
 // configureCLI makes a private Docker configuration, whose plugins and docker
-// binary are those of the newest engine's tree.
-func (l *Lab) configureCLI(tree string) error {
+// binary are Debian's newest, but for the release's own Compose.
+func (l *Lab) configureCLI(p parts) error {
 	dir := l.record.cliDir()
 	if err := os.MkdirAll(filepath.Join(dir, "cli-plugins"), 0o755); err != nil {
 		return fmt.Errorf("making the docker configuration: %w", err)
 	}
 	links := map[string]string{
-		"docker":                     "usr/bin/docker",
-		"cli-plugins/docker-compose": "usr/libexec/docker/cli-plugins/docker-compose",
-		"cli-plugins/docker-buildx":  "usr/libexec/docker/cli-plugins/docker-buildx",
+		"docker":                     filepath.Join(p.cli, "usr/bin/docker"),
+		"cli-plugins/docker-compose": cmp.Or(p.compose, filepath.Join(p.cli, "usr/libexec/docker/cli-plugins/docker-compose")),
+		"cli-plugins/docker-buildx":  filepath.Join(p.cli, "usr/libexec/docker/cli-plugins/docker-buildx"),
 	}
 	for name, target := range links {
-		if err := os.Symlink(filepath.Join(tree, target), filepath.Join(dir, name)); err != nil {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("making the docker configuration: %w", err)
 		}
 	}
@@ -248,9 +267,7 @@ func (l *Lab) configureCLI(tree string) error {
 }
 
 func findRelease(name string) (Release, error) {
-	if name == "" {
-		return Releases[len(Releases)-1], nil
-	}
+	name = cmp.Or(name, DefaultRelease)
 	var known []string
 	for _, release := range Releases {
 		if release.Name == name {

@@ -53,8 +53,8 @@ func TestReleases(t *testing.T) {
 			l := up(t, Options{Release: release.Name, Images: []string{ImagePeer}})
 			version := output(t, l.Docker(t.Context(), "version"))
 			t.Logf("%s", version)
-			if !strings.Contains(version, " "+release.Name+".") {
-				t.Errorf("the engine is not a %s", release.Name)
+			if !strings.Contains(version, " "+release.Version+".") {
+				t.Errorf("the engine is not a %s", release.Version)
 			}
 			lan := newLAN(t, l, LANOptions{Remote: true})
 			addr := macvlanPeer(t, l, lan)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,19 +24,19 @@ type tree struct {
 	check    []string // command in the tree that only works in a whole one
 }
 
-// newestEngine is also where the docker command line and its plugins come from.
-var newestEngine = Releases[len(Releases)-1]
+// newestSuite is where the docker command line and its plugins come from, too.
+const newestSuite = "forky"
 
-func engineTree(release Release) tree {
+func engineTree(suite string) tree {
 	t := tree{
-		name:     "engine-" + release.Name,
-		suite:    release.Suite,
+		name:     "engine-" + suite,
+		suite:    suite,
 		packages: []string{"docker.io", "iptables", "iproute2", "procps", "ca-certificates"},
 		prepare:  slim,
 		check:    []string{"dockerd", "--version"},
 	}
-	if release == newestEngine {
-		t.packages = append(t.packages, "docker-cli", "docker-compose", "docker-buildx")
+	if suite == newestSuite {
+		t.packages = append(t.packages, "docker-cli", "docker-compose", "docker-buildx", "nftables")
 	}
 	return t
 }
@@ -45,50 +44,41 @@ func engineTree(release Release) tree {
 // slim takes away what no container needs; it makes loading an image quicker.
 const slim = `rm -rf /usr/share/doc /usr/share/man /usr/share/info /usr/share/locale /var/cache/apt /var/lib/apt/lists /var/cache/debconf /var/log/*.log`
 
-type trees struct{ engine, cli string }
+// parts are what a lab is made of, in the cache.
+type parts struct {
+	tree    string // the system in which the engine runs
+	cli     string // the tree with docker and its plugins
+	engine  string // a program in place of the tree's engine; empty: none
+	compose string // the same of the plugin
+}
 
 // prepare makes sure of what the cache has to hold for one lab, all at the same
 // time: much of building a tree is waiting.
-func (l *Lab) prepare(ctx context.Context, release Release, images []string) (trees, error) {
-	var t trees
+func (l *Lab) prepare(ctx context.Context, images []string) (parts, error) {
+	var p parts
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		t.cli, err = l.tree(ctx, engineTree(newestEngine))
-		return err
-	})
-	if release != newestEngine {
+	want := func(path *string, get func(context.Context) (string, error)) {
 		group.Go(func() (err error) {
-			t.engine, err = l.tree(ctx, engineTree(release))
+			*path, err = get(ctx)
 			return err
 		})
 	}
-	for _, name := range images {
-		if image, ok := cachedImage(name); ok {
-			group.Go(func() error {
-				_, err := l.imageArchive(ctx, image)
-				return err
-			})
+	tree := func(suite string) func(context.Context) (string, error) {
+		return func(ctx context.Context) (string, error) { return l.tree(ctx, engineTree(suite)) }
+	}
+	want(&p.cli, tree(newestSuite))
+	want(&p.tree, tree(l.Release.Suite))
+	for path, m := range map[*string]module{&p.engine: l.Release.Engine, &p.compose: l.Release.Compose} {
+		if m.path != "" {
+			want(path, func(ctx context.Context) (string, error) { return l.built(ctx, m) })
 		}
 	}
-	err := group.Wait()
-	if release == newestEngine {
-		t.engine = t.cli
+	for _, name := range images {
+		if image, ok := l.cachedImage(name); ok {
+			want(new(string), func(ctx context.Context) (string, error) { return l.imageArchive(ctx, image) })
+		}
 	}
-	return t, err
-}
-
-// Prepare fills the cache with everything that labs need, as far as it is not
-// there.
-func Prepare(ctx context.Context, log io.Writer) error {
-	l := &Lab{ID: "cache", log: log}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, release := range Releases {
-		group.Go(func() error {
-			_, err := l.prepare(ctx, release, []string{ImageBase, ImageNginx, ImageHAProxy, ImageServers})
-			return err
-		})
-	}
-	return group.Wait()
+	return p, group.Wait()
 }
 
 // cacheDir is on the machine's disk, outside of the repository.
@@ -101,7 +91,22 @@ func cacheDir() string {
 
 // tree gives the directory of a tree that is whole, made now if need be.
 func (l *Lab) tree(ctx context.Context, t tree) (string, error) {
-	dir := filepath.Join(cacheDir(), t.name+"-"+t.fingerprint())
+	return l.cached(ctx, t.name+"-"+fingerprint(t.suite, t.packages, t.prepare), cacheItem{
+		what: fmt.Sprintf("%s from Debian %s (about 40 s)", t.name, t.suite), build: t.build, check: t.runs,
+	})
+}
+
+// cacheItem is a directory that is made once and kept. What is kept is checked and
+// not trusted: it may be half-written, or of another machine.
+type cacheItem struct {
+	what  string // for the person who waits
+	build func(ctx context.Context, partial string) error
+	check func(dir string) error
+}
+
+// cached gives the item's directory, made now if it is not there or not whole.
+func (l *Lab) cached(ctx context.Context, name string, item cacheItem) (string, error) {
+	dir := filepath.Join(cacheDir(), name)
 	if err := os.MkdirAll(cacheDir(), 0o755); err != nil {
 		return "", fmt.Errorf("making the cache: %w", err)
 	}
@@ -110,46 +115,54 @@ func (l *Lab) tree(ctx context.Context, t tree) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	if t.whole(dir) {
+	if item.whole(dir) == nil {
 		return dir, nil
 	}
-	l.logf("building %s from Debian %s (about 40 s)", t.name, t.suite)
-	if err := t.build(ctx, dir); err != nil {
-		return "", fmt.Errorf("building %s from Debian packages: %w", t.name, err)
+	l.logf("building %s", item.what)
+	partial := dir + ".partial"
+	if err := errors.Join(os.RemoveAll(partial), os.RemoveAll(dir)); err != nil {
+		return "", err
 	}
-	if !t.whole(dir) {
-		return "", fmt.Errorf("building %s: %q does not work in %s", t.name, strings.Join(t.check, " "), dir)
+	if err := item.build(ctx, partial); err != nil {
+		return "", fmt.Errorf("building %s: %w", item.what, err)
+	}
+	if err := seal(partial, dir); err != nil {
+		return "", fmt.Errorf("building %s: %w", item.what, err)
+	}
+	if err := item.whole(dir); err != nil {
+		return "", fmt.Errorf("building %s: %w", item.what, err)
 	}
 	return dir, nil
 }
 
-// fingerprint changes with what the tree is made of, so that an older cache is
+// whole says what is wrong with a directory. It does not stop half-way with a
+// context: one that was not looked at to the end must not be taken for a broken one
+// and thrown away.
+func (i cacheItem) whole(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, marker)); err != nil {
+		return err
+	}
+	return i.check(dir)
+}
+
+// fingerprint changes with what something is made of, so that an older cache is
 // never taken for a newer one.
-func (t tree) fingerprint() string {
-	sum := sha256.Sum256([]byte(fmt.Sprintf("%q", []any{t.suite, t.packages, t.prepare})))
+func fingerprint(of ...any) string {
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%q", of)))
 	return hex.EncodeToString(sum[:4])
 }
 
 // marker is written last.
 const marker = ".complete"
 
-// whole does not stop half-way with a context: a tree that was not looked at to
-// the end must not be taken for a broken one and thrown away.
-func (t tree) whole(dir string) bool {
-	if _, err := os.Stat(filepath.Join(dir, marker)); err != nil {
-		return false
-	}
-	return run(exec.Command("chroot", append([]string{dir}, t.check...)...)) == nil
+func (t tree) runs(dir string) error {
+	return run(exec.Command("chroot", append([]string{dir}, t.check...)...))
 }
 
-// build makes the tree beside its place and moves it there when it is done.
-func (t tree) build(ctx context.Context, dir string) error {
+// build fills an empty place.
+func (t tree) build(ctx context.Context, partial string) error {
 	mirror, err := debianMirror(ctx)
 	if err != nil {
-		return err
-	}
-	partial := dir + ".partial"
-	if err := errors.Join(os.RemoveAll(partial), os.RemoveAll(dir)); err != nil {
 		return err
 	}
 	// Namespaces of its own: whatever ends debootstrap ends all that it
@@ -164,10 +177,7 @@ func (t tree) build(ctx context.Context, dir string) error {
 	if err := runQuiet(exec.CommandContext(ctx, "unshare", args...), partial+".log"); err != nil {
 		return err
 	}
-	if err := run(exec.CommandContext(ctx, "chroot", partial, "sh", "-ec", t.prepare)); err != nil {
-		return err
-	}
-	return seal(partial, dir)
+	return run(exec.CommandContext(ctx, "chroot", partial, "sh", "-ec", t.prepare))
 }
 
 // seal puts a finished directory in its place, on disk before its marker.
