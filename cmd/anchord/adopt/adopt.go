@@ -53,6 +53,7 @@ type plan struct {
 	exposed  map[string][]anchord.Exposure // by service
 	loopback map[string][]anchord.Exposure // what is bound to the host alone, by service
 	sctp     map[string]bool               // services that publish a port of it
+	remarks  map[string][]string           // what is said of ports, by service
 	refused  map[string]string             // services with ports, and why they cannot be adopted
 	transits []string                      // the networks whose gateway anchord is, the primary first
 	notes    []string
@@ -66,6 +67,7 @@ func Override(input []byte, o Options) (Result, error) {
 		exposed:  map[string][]anchord.Exposure{},
 		loopback: map[string][]anchord.Exposure{},
 		sctp:     map[string]bool{},
+		remarks:  map[string][]string{},
 		refused:  map[string]string{},
 	}
 	var faults Faults
@@ -120,7 +122,7 @@ func (p *plan) adopted() bool {
 			what = "is an anchord"
 		}
 		if what != "" {
-			p.fault("service %s %s: the project is adopted already; give in the project's own files alone: docker compose -f %s config --format json", shown(name), what, strings.Join(p.Files, " -f "))
+			p.fault("service %s %s: the project is adopted already; give in the project's own files alone: docker compose%s config --format json", shown(name), what, filesOf(p.Files))
 			return true
 		}
 	}
@@ -129,9 +131,6 @@ func (p *plan) adopted() bool {
 
 // nothingLeft says why no port at all can be exposed.
 func (p *plan) nothingLeft() {
-	if len(p.faults) > 0 {
-		return
-	}
 	for _, name := range p.serviceNames() {
 		if reason := p.refused[name]; reason != "" {
 			p.fault("%s", reason)

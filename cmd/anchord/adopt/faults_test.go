@@ -8,8 +8,6 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
-
-	"go.yaml.in/yaml/v3"
 )
 
 const feed = "pipe in what docker compose config --format json writes"
@@ -40,15 +38,17 @@ func TestWhatCannotBeAdopted(t *testing.T) {
 		{"no ports", one(`"image":"nginx"`), "no service of the project publishes a port, so there is nothing to expose (services of a profile count when it is on: docker compose --profile NAME config …)"},
 		{"for the host alone", one(`"ports":[{"host_ip":"127.0.0.1","target":80,"published":"80"}]`), `service "web" publishes tcp/80 for the Docker host alone (127.0.0.1 or ::1), so nothing of it is exposed; publish it without that address`},
 		{"sctp alone", one(`"ports":[{"target":80,"published":"80","protocol":"sctp"}]`), `service "web" publishes sctp alone, and anchord knows tcp and udp only`},
-		{"a strange protocol", one(`"ports":[{"target":80,"published":"80","protocol":"dccp"}]`), `service "web": a port has the protocol "dccp", which is neither tcp nor udp`},
-		{"a strange port", one(`"ports":[{"target":80,"published":"http"}]`), `service "web": a port is published at "http", which is no port`},
-		{"a range that ends before it begins", one(`"ports":[{"target":80,"published":"90-80"}]`), `service "web": a port is published at "90-80", which is no port`},
-		{"a strange address", one(`"ports":[{"host_ip":"eth0","target":80,"published":"80"}]`), `service "web": a port is bound to "eth0", which is no address`},
-		{"no target", one(`"ports":[{"published":"80"}]`), `service "web": a port has no target, the port of the service`},
+		{"a strange protocol", one(`"ports":[{"target":80,"published":"80","protocol":"dccp"}]`), `service "web" has a port that has the protocol "dccp", which is neither tcp nor udp`},
+		{"a strange port", one(`"ports":[{"target":80,"published":"http"}]`), `service "web" has a port that is published at "http", which is no port`},
+		{"a range that ends before it begins", one(`"ports":[{"target":80,"published":"90-80"}]`), `service "web" has a port that is published at "90-80", which is no port`},
+		{"a strange address", one(`"ports":[{"host_ip":"eth0","target":80,"published":"80"}]`), `service "web" has a port that is bound to "eth0", which is no address`},
+		{"no target", one(`"ports":[{"published":"80"}]`), `service "web" has a port that has no target, the port of the service`},
 		{"one port twice in a service", one(`"ports":[{"host_ip":"192.0.2.1","target":80,"published":"80"},{"host_ip":"192.0.2.2","target":81,"published":"80"}]`), `service "web" publishes tcp/80 twice, for its ports 80 and 81, and the project has one address: publish one of them at another port`},
 		{"one port in two services", `{"name":"p","services":{"a":{` + ports + `},"b":{"ports":[{"host_ip":"192.0.2.2","target":8080,"published":"80"}]}}}`, `services "a" and "b" both publish tcp/80, and the project has one address: publish one of them at another port`},
-		{"several ports in three", `{"name":"p","services":{"a":{"ports":[{"target":1,"published":"1"},{"target":2,"published":"2"}]},"b":{"ports":[{"target":7,"published":"1"},{"target":2,"published":"2"}]},"c":{"ports":[{"target":2,"published":"2"}]}}}`,
-			"services \"a\" and \"b\" both publish tcp/1-2, and the project has one address: publish one of them at another port\nservices \"a\" and \"c\" both publish tcp/2, and the project has one address: publish one of them at another port"},
+		{
+			"several ports in three", `{"name":"p","services":{"a":{"ports":[{"target":1,"published":"1"},{"target":2,"published":"2"}]},"b":{"ports":[{"target":7,"published":"1"},{"target":2,"published":"2"}]},"c":{"ports":[{"target":2,"published":"2"}]}}}`,
+			"services \"a\" and \"b\" both publish tcp/1-2, and the project has one address: publish one of them at another port\nservices \"a\" and \"c\" both publish tcp/2, and the project has one address: publish one of them at another port",
+		},
 		{"adopted by the label", one(ports + `,"labels":{"anchord.expose":"tcp/80"}`), `service "web" carries the label anchord.expose: the project is adopted already; give in the project's own files alone: docker compose -f compose.yaml config --format json`},
 		{"adopted by the label in a list", one(ports + `,"labels":["anchord.expose=tcp/80"]`), `service "web" carries the label anchord.expose: the project is adopted already; give in the project's own files alone: docker compose -f compose.yaml config --format json`},
 		{"adopted by the image", one(ports + `,"image":"registry.example.org:5000/anchord:1@sha256:00"`), `service "web" is an anchord: the project is adopted already; give in the project's own files alone: docker compose -f compose.yaml config --format json`},
@@ -61,8 +61,14 @@ func TestWhatCannotBeAdopted(t *testing.T) {
 		{"external networks", world([]string{"web!: x y"}, []string{`x: {"external":true}`, `y: {"internal":true}`}), `service "web" cannot be adopted: its way out is another project's network, "x"; give it one of its own too, or wrap it (` + patterns + `wrap)`},
 		{"internal networks", world([]string{"web!: x"}, []string{`x: {"internal":true}`}), `service "web" cannot be adopted: its networks are internal: true, on which Docker gives no way out; give it another one, or a service-anchor (` + patterns + `service-anchor)`},
 		{"another driver", world([]string{"web!: x"}, []string{`x: {"driver":"macvlan"}`}), `service "web" cannot be adopted: its network "x" is no bridge with IPv4, so anchord cannot be its gateway; give it one that is (` + patterns + `native)`},
-		{"several", `{"name":"p","services":{"a":{` + ports + `,"network_mode":"host"},"b":{"ports":[{"host_ip":"::1","target":1,"published":"1"}]}}}`,
-			"service \"a\" cannot be adopted: network_mode: host makes it a part of the Docker host; give it a network of the project in place of that (" + patterns + "native)\nservice \"b\" publishes tcp/1 for the Docker host alone (127.0.0.1 or ::1), so nothing of it is exposed; publish it without that address"},
+		{
+			"several", `{"name":"p","services":{"a":{` + ports + `,"network_mode":"host"},"b":{"ports":[{"host_ip":"::1","target":1,"published":"1"}]}}}`,
+			"service \"a\" cannot be adopted: network_mode: host makes it a part of the Docker host; give it a network of the project in place of that (" + patterns + "native)\nservice \"b\" publishes tcp/1 for the Docker host alone (127.0.0.1 or ::1), so nothing of it is exposed; publish it without that address",
+		},
+		{
+			"a bad port beside what cannot be adopted", `{"name":"p","services":{"a":{` + ports + `,"network_mode":"none"},"b":{"ports":[{"published":"1"}]}}}`,
+			"service \"b\" has a port that has no target, the port of the service\nservice \"a\" cannot be adopted: network_mode: none leaves it without a network; give it one of the project in place of that (" + patterns + "native)",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			result, err := Override([]byte(tt.input), usual)
@@ -120,12 +126,12 @@ func TestOptionsThatAreWrong(t *testing.T) {
 func TestNotesOfServices(t *testing.T) {
 	ports := `"ports":[{"target":80,"published":"80"}]`
 	for _, tt := range []struct{ name, services, note string }{
-		{"refused", `"x":{"network_mode":"host","ports":[{"target":1,"published":"1"}]}`, `service "x" cannot be adopted: network_mode: host makes it a part of the Docker host; give it a network of the project in place of that (https://github.com/AlexCherrypi/anchord/blob/main/docs/patterns.md#native); its ports stay those of the Docker host`},
+		{"refused", `"x":{"network_mode":"host","ports":[{"target":1}]}`, `service "x" cannot be adopted: network_mode: host makes it a part of the Docker host; give it a network of the project in place of that (https://github.com/AlexCherrypi/anchord/blob/main/docs/patterns.md#native); its ports stay those of the Docker host`},
 		{"shares one without ports", `"x":{"network_mode":"service:y"},"y":{}`, `service "x" shares the network of "y", which publishes no port: nothing of it is exposed; if it shall be, give "y" its ports`},
 		{"shares one that shares", `"x":{"network_mode":"service:y"},"y":{"network_mode":"service:web"}`, ""},
 		{"shares in a ring", `"x":{"network_mode":"service:y"},"y":{"network_mode":"service:x"}`, `service "x" shares the network of "y", which publishes no port: nothing of it is exposed; if it shall be, give "y" its ports`},
 		{"shares one with ports", `"x":{"network_mode":"service:web"}`, ""},
-		{"several containers", `"x":{"scale":3,"ports":[{"target":1,"published":"1-3"}]}`, `service "x" has 3 containers: the oldest that runs serves the ports, the others do not`},
+		{"several containers", `"x":{"scale":3,"ports":[{"target":1,"published":"1"}]}`, `service "x" has 3 containers: the oldest that runs serves the ports, the others do not`},
 		{"replicas", `"x":{"deploy":{"replicas":2},"ports":[{"target":1,"published":"1"}]}`, `service "x" has 2 containers: the oldest that runs serves the ports, the others do not`},
 		{"replicas without ports", `"x":{"deploy":{"replicas":2}}`, ""},
 		{"host-gateway", `"x":{"extra_hosts":["host.docker.internal=host-gateway"]}`, `service "x" has a name for host-gateway: the Docker host cannot be reached from the project, at that name or at its LAN address; what it runs for the project has to move into the project or to another machine`},
@@ -136,6 +142,9 @@ func TestNotesOfServices(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			result := made(t, `{"name":"p","services":{"web":{`+ports+`},`+tt.services+`}}`, usual)
 			said := strings.Join(result.Notes[:len(result.Notes)-1], "\n")
+			if strings.Contains(said, "Docker chose") {
+				t.Errorf("it is said what becomes of ports that stay: %s", said)
+			}
 			if tt.note == "" && said != "" || !strings.Contains("\n"+said+"\n", "\n"+tt.note+"\n") && tt.note != "" {
 				t.Errorf("said %q, want %q", said, tt.note)
 			}
@@ -153,7 +162,7 @@ func TestNotesOfServices(t *testing.T) {
 			t.Errorf("said %q, want %q", said, want)
 		}
 		said = made(t, world([]string{"web!: front x"}, []string{"x: " + network}), before28).Notes
-		if want := `service "web" is on another project's network too, "x", and before Engine 28 nobody can say which one its answers take: take it off that network, or they may be lost`; said[0] != want {
+		if want := `service "web" is on "x" too, whose gateway is not anchord, and before Engine 28 nobody can say which way it takes: take it off there, or answers may be lost`; said[0] != want {
 			t.Errorf("said %q, want %q", said, want)
 		}
 	}
@@ -214,7 +223,7 @@ func checkHostile(t *testing.T, name string, result Result, o Options) {
 			t.Errorf("%q became the subnet %q", name, restated)
 		}
 	}
-	var networks yaml.Node = got.Services["anchord"].Networks
+	networks := got.Services["anchord"].Networks
 	if !o.IPv6 && networks.Content[1].Value != strings.ReplaceAll(name, "$", "$$") {
 		t.Errorf("%q: anchord is on %q", name, networks.Content[1].Value)
 	}

@@ -64,6 +64,9 @@ func (p *plan) noteServices() {
 			p.note("%s; its ports stay those of the Docker host", reason)
 			continue
 		}
+		for _, said := range p.remarks[name] {
+			p.note("service %s: %s", shown(name), said)
+		}
 		if local := p.loopback[name]; len(local) > 0 && p.on(name, p.transits) {
 			p.note("service %s: %s was open to the Docker host alone and is not exposed; the host does not reach it any more, as it has no address on anchord's networks", shown(name), shorten(list(local)))
 		}
@@ -76,9 +79,7 @@ func (p *plan) noteServices() {
 		if slices.Contains(s.ExtraHosts, "host-gateway") && p.on(name, p.transits) {
 			p.note("service %s has a name for host-gateway: the Docker host cannot be reached from the project, at that name or at its LAN address; what it runs for the project has to move into the project or to another machine", shown(name))
 		}
-		if len(p.exposed[name]) > 0 {
-			p.noteOthersNetworks(name)
-		}
+		p.noteOtherWays(name)
 	}
 }
 
@@ -109,20 +110,21 @@ func (p *plan) noteShared(name, owner string) {
 	}
 }
 
-// noteOthersNetworks says which way a service with ports has out that is also on
-// another project's network.
-func (p *plan) noteOthersNetworks(name string) {
-	var external []string
+// noteOtherWays says which way out a service has that is also on a network whose
+// gateway anchord cannot be.
+func (p *plan) noteOtherWays(name string) {
+	var all, external []string
 	for _, n := range p.otherWays(name) {
+		all = append(all, shown(n))
 		if p.Networks[n].External {
 			external = append(external, shown(n))
 		}
 	}
 	switch {
-	case len(external) == 0:
-	case p.old:
-		p.note("service %s is on another project's network too, %s, and before Engine 28 nobody can say which one its answers take: take it off that network, or they may be lost", shown(name), some(external))
-	default:
+	case !p.on(name, p.transits):
+	case p.old && len(all) > 0:
+		p.note("service %s is on %s too, whose gateway is not anchord, and before Engine 28 nobody can say which way it takes: take it off there, or answers may be lost", shown(name), some(all))
+	case len(p.exposed[name]) > 0 && len(external) > 0:
 		p.note("service %s stays on another project's network too, %s; what it sends out goes by anchord", shown(name), some(external))
 	}
 }
@@ -161,7 +163,7 @@ func (p *plan) noteProject() {
 			}
 		}
 	}
-	p.note("the Docker host itself cannot reach the project at its LAN address, and its own ports are closed; every other machine of the LAN can")
+	p.note("on the Docker host these ports are closed, and the host itself cannot reach the project at its LAN address; every other machine of the LAN can")
 }
 
 // Told is what a person must know of the override: at its end the commands, each

@@ -3,6 +3,7 @@ package adopt
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -77,17 +78,22 @@ func (o options) checkLAN() (faults Faults) {
 
 // start is the command that makes networks and containers anew.
 func (o options) start() string {
-	var words strings.Builder
-	words.WriteString("docker compose")
-	for _, name := range append(o.Files[:len(o.Files):len(o.Files)], OverrideFile) {
-		words.WriteString(" -f " + word(name))
-	}
-	return words.String() + " up -d --force-recreate"
+	return "docker compose" + filesOf(o.together()) + " up -d --force-recreate"
 }
 
-func (o options) env() string {
-	names := strings.Join(append(o.Files[:len(o.Files):len(o.Files)], OverrideFile), ":")
-	return "COMPOSE_FILE=" + word(names)
+// env is the line of .env that has every later command use the same files.
+func (o options) env() string { return "COMPOSE_FILE=" + word(strings.Join(o.together(), ":")) }
+
+// together are the project's files and the override.
+func (o options) together() []string { return append(slices.Clone(o.Files), OverrideFile) }
+
+// filesOf are files as options of docker compose.
+func filesOf(names []string) string {
+	var options strings.Builder
+	for _, name := range names {
+		options.WriteString(" -f " + word(name))
+	}
+	return options.String()
 }
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:+@%-]+$`)

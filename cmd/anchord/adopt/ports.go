@@ -17,67 +17,83 @@ type spot struct {
 	port     uint16
 }
 
-// publish finds out what a service's ports become, and notes where that is not
-// what the file says.
-func (p *plan) publish(name string) {
-	s := p.Services[name]
-	open, local := map[spot]uint16{}, map[spot]uint16{}
-	var random, fixed, ranges []string
-	for _, entry := range chosenLast(s.Ports) {
-		at, target, bad := entry.parse(open)
-		if bad != "" {
-			p.fault("service %s: a port %s", shown(name), bad)
-			continue
-		}
-		if entry.sctp() {
-			p.sctp[name] = true
-			p.note("service %s: sctp/%d is not exposed, as anchord knows tcp and udp only", shown(name), target)
-			continue
-		}
-		if entry.loopback() {
-			local[at] = target
-			continue
-		}
-		if other, taken := open[at]; taken && other != target {
-			p.fault("service %s publishes %s/%d twice, for its ports %d and %d, and the project has one address: publish one of them at another port", shown(name), at.protocol, at.port, other, target)
-			continue
-		}
-		if _, again := open[at]; again {
-			continue
-		}
-		open[at] = target
-		switch {
-		case entry.random():
-			random = append(random, fmt.Sprintf("%s/%d", at.protocol, at.port))
-		case entry.oneOf():
-			ranges = append(ranges, fmt.Sprintf("%s/%d of %s", at.protocol, at.port, shown(string(entry.Published))))
-		}
-		if entry.HostIP != "" && !entry.everywhere() {
-			fixed = append(fixed, fmt.Sprintf("%s/%d of %s", at.protocol, at.port, shorten(printable(entry.HostIP))))
-		}
-	}
-	for at := range open {
-		delete(local, at) // the LAN has it as well
-	}
-	if len(open) > 0 {
-		p.exposed[name] = exposures(open)
-	}
-	if len(local) > 0 {
-		p.loopback[name] = exposures(local)
-	}
-	p.notePorts(name, random, ranges, fixed)
+func (s spot) String() string { return fmt.Sprintf("%s/%d", s.protocol, s.port) }
+
+// publication is what becomes of a service's ports: which port of the project leads
+// to which of the service, and what of that is not what the file says.
+type publication struct {
+	open, local           map[spot]uint16 // to the LAN, and to the host alone until now
+	random, ranges, fixed []string        // chosen by Docker; from a range; at one address
+	sctp                  []string
 }
 
-func (p *plan) notePorts(name string, random, ranges, fixed []string) {
-	if len(random) > 0 {
-		p.note("service %s: Docker chose the host's port for %s; it is exposed at its own number", shown(name), some(random))
+// publish finds out what a service's ports become.
+func (p *plan) publish(name string) {
+	pub := publication{open: map[spot]uint16{}, local: map[spot]uint16{}}
+	for _, entry := range chosenLast(p.Services[name].Ports) {
+		if bad := pub.add(entry); bad != "" {
+			p.fault("service %s %s", shown(name), bad)
+		}
 	}
-	if len(ranges) > 0 {
-		p.note("service %s: Docker chose one port of a range; exposed is %s", shown(name), some(ranges))
+	for at := range pub.open {
+		delete(pub.local, at) // the LAN has it as well
 	}
-	if len(fixed) > 0 {
-		p.note("service %s: %s is exposed at the project's address, not at that one", shown(name), some(fixed))
+	if len(pub.open) > 0 {
+		p.exposed[name] = exposures(pub.open)
 	}
+	if len(pub.local) > 0 {
+		p.loopback[name] = exposures(pub.local)
+	}
+	p.remarks[name] = pub.remarks()
+	p.sctp[name] = len(pub.sctp) > 0
+}
+
+// add adds an entry, or says what is wrong with it.
+func (pub *publication) add(entry port) (bad string) {
+	at, target, bad := entry.parse(pub.open)
+	other, taken := pub.open[at]
+	switch {
+	case bad != "":
+		return "has a port that " + bad
+	case entry.sctp():
+		pub.sctp = append(pub.sctp, at.String())
+	case entry.loopback():
+		pub.local[at] = target
+	case taken && other != target:
+		return fmt.Sprintf("publishes %s twice, for its ports %d and %d, and the project has one address: publish one of them at another port", at, other, target)
+	case !taken:
+		pub.open[at] = target
+		pub.remark(entry, at)
+	}
+	return ""
+}
+
+// remark keeps in mind where a port is not exposed as the file has it.
+func (pub *publication) remark(entry port, at spot) {
+	if entry.random() {
+		pub.random = append(pub.random, at.String())
+	} else if entry.oneOf() {
+		pub.ranges = append(pub.ranges, at.String()+" of "+shown(string(entry.Published)))
+	}
+	if entry.HostIP != "" && !entry.everywhere() {
+		pub.fixed = append(pub.fixed, at.String()+" of "+shorten(printable(entry.HostIP)))
+	}
+}
+
+func (pub *publication) remarks() (said []string) {
+	if len(pub.sctp) > 0 {
+		said = append(said, some(pub.sctp)+" is not exposed, as anchord knows tcp and udp only")
+	}
+	if len(pub.random) > 0 {
+		said = append(said, "Docker chose the host's port for "+some(pub.random)+"; it is exposed at its own number")
+	}
+	if len(pub.ranges) > 0 {
+		said = append(said, "Docker chose one port of a range; exposed is "+some(pub.ranges))
+	}
+	if len(pub.fixed) > 0 {
+		said = append(said, some(pub.fixed)+" is exposed at the project's address, not at that one")
+	}
+	return said
 }
 
 // chosenLast has the ports of which Docker chooses the host's behind the others, and
