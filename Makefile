@@ -56,7 +56,7 @@ bench: deps ## Measure latency, loss, throughput and idle cost
 
 .PHONY: golden
 golden: ## Write anew what is made from the code: golden files, parts of docs/
-	go test . ./cmd/anchord ./templates -update
+	go test . ./cmd/anchord ./cmd/anchord/adopt ./templates -update
 
 .PHONY: picture
 picture: deps ## Draw docs/img/dashboard.svg anew, from a run of five minutes

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/AlexCherrypi/anchord/cmd/anchord/adopt"
 	"github.com/AlexCherrypi/anchord/test/generated"
 	"github.com/alecthomas/kong"
 )
@@ -98,5 +99,60 @@ func TestDocsNameEveryVariable(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// The commands that are shown for adopting are those that the program prints.
+func TestDocsShowHowToAdopt(t *testing.T) {
+	result, err := adopt.Override([]byte(`{"name":"p","services":{"web":{"ports":[{"target":80,"published":"80"}]}}}`), adopt.Options{Parent: "eth0", Image: "anchord"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for page, commands := range map[string][]string{
+		"../README.md":                {adoptUsage, result.Start},
+		"../examples/adopt/README.md": {adoptUsage, result.Start},
+		"adopt.md":                    {adoptUsage, result.Start, result.Env},
+	} {
+		text, err := os.ReadFile(filepath.Join(docs, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range commands {
+			if !strings.Contains(string(text), "\n"+command+"\n") {
+				t.Errorf("docs/%s does not have the line %q", page, command)
+			}
+		}
+	}
+}
+
+// The options of docs/adopt.md are those that there are.
+func TestDocsShowTheOptionsOfAdopt(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(docs, "adopt.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser, err := kong.New(&commands{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, leaf := range parser.Model.Leaves(true) {
+		if leaf.Name != "adopt" {
+			continue
+		}
+		for _, f := range leaf.Flags {
+			there[f.Name] = true
+			if !regexp.MustCompile("\n\\| `--" + f.Name + "[ `]").Match(page) {
+				t.Errorf("docs/adopt.md does not have --%s", f.Name)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile("\n\\| `--([a-z0-9-]+)").FindAllStringSubmatch(string(page), -1) {
+		if !there[m[1]] {
+			t.Errorf("docs/adopt.md has --%s, which there is not", m[1])
+		}
+	}
+	if len(there) < 5 {
+		t.Errorf("only the options %v were found", there)
 	}
 }

@@ -45,6 +45,7 @@ type commands struct {
 	Render           renderCmd           `cmd:"" help:"Print the ruleset that would be applied for the live state; change nothing."`
 	Healthcheck      healthcheckCmd      `cmd:"" help:"Exit 0 if the running anchord is ready, else 1 with what is missing."`
 	Doctor           doctorCmd           `cmd:"" help:"Look for what breaks setups, and tell the fix."`
+	Adopt            adoptCmd            `cmd:"" help:"Make the Compose file that turns a project with ports into one server on the LAN; the project comes in on stdin."`
 	Version          versionCmd          `cmd:"" help:"Print the version."`
 }
 
@@ -89,6 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Exit(func(code int) { exit = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.BindTo(stdout, (*io.Writer)(nil)),
+		kong.Bind(streams{in: os.Stdin, errOut: stderr}),
 		kong.Help(printHelp),
 	)
 	if err != nil {
@@ -160,13 +162,13 @@ var errLogged = errors.New("failed; see the log")
 // one, by the variable, and puts it in front.
 func withMode(args []string, variable string) ([]string, error) {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		known := append([]string{"status", "render", "healthcheck", "doctor", "version"}, modes...)
+		known := append([]string{"status", "render", "healthcheck", "doctor", "adopt", "version"}, modes...)
 		for _, k := range known {
 			if args[0] == k {
 				return args, nil
 			}
 		}
-		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, doctor, version; anchord --help says what each does", args[0], strings.Join(modes, ", "))
+		return nil, fmt.Errorf("unknown mode or command %q: modes are %s; commands are status, render, healthcheck, doctor, adopt, version; anchord --help says what each does", args[0], strings.Join(modes, ", "))
 	}
 	if variable == "" || (len(args) > 0 && (args[0] == "--help" || args[0] == "-h")) {
 		return args, nil

@@ -60,6 +60,8 @@ func TestExitCodes(t *testing.T) {
 		{"bad variable", []string{"ANCHORD_POLL_INTERVAL", "0"}, "network-anchor", 2, `\"0\": must be more than zero`, ""},
 		{"no anchord runs", []string{"ANCHORD_RUN_DIR", "/nonexistent"}, "status", 1, "", "no anchord answers on /nonexistent/anchord.sock (is it running"},
 		{"no anchord to be healthy", []string{"ANCHORD_RUN_DIR", "/nonexistent"}, "healthcheck", 1, "", "no anchord answers"},
+		{"nothing to adopt", nil, "adopt --parent eth0", 2, "", "anchord: adopt reads a project on stdin, and nothing is piped into it: docker compose config --format json | docker run --rm -i ghcr.io/alexcherrypi/anchord adopt --parent eth0 > compose.anchord.yaml\n"},
+		{"no interface to adopt for", nil, "adopt", 2, "", "missing flags: --parent"},
 		{"no docker to render for", []string{"DOCKER_HOST", "unix:///nonexistent/docker.sock"}, "render", 1, "", "docker does not answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,7 +116,7 @@ func TestHelpListsEachVariable(t *testing.T) {
 func TestOverviewListsEachCommand(t *testing.T) {
 	environment(t)
 	_, help, _ := started("--help")
-	for _, name := range []string{"network-anchor", "service-anchor", "status", "render", "healthcheck", "version"} {
+	for _, name := range []string{"network-anchor", "service-anchor", "status", "render", "healthcheck", "adopt", "version"} {
 		if !regexp.MustCompile(`(?m)^  ` + name + ` +\S`).MatchString(help) {
 			t.Errorf("%s is missing:\n%s", name, help)
 		}
