@@ -89,3 +89,30 @@ func TestPortsBecomeLabels(t *testing.T) {
 		})
 	}
 }
+
+func TestPublishedMayBeANumber(t *testing.T) {
+	for published, label := range map[string]string{"8080": "tcp/8080:80", "0": "tcp/80", "null": "tcp/80", `"8080"`: "tcp/8080:80"} {
+		result := made(t, `{"name":"p","services":{"web":{"ports":[{"target":80,"published":`+published+`}]}}}`, usual)
+		if got := parsed(t, result.Override).Services["web"].Labels["anchord.expose"]; got != label {
+			t.Errorf("published %s became %q, want %q", published, got, label)
+		}
+	}
+}
+
+// A service with many ports has all of them in its label, and a person is told of
+// some.
+func TestManyPorts(t *testing.T) {
+	var ports []string
+	for n := 1; n < 200; n += 2 {
+		ports = append(ports, fmt.Sprint(n))
+	}
+	result := made(t, `{"name":"p","services":{"web":{"ports":`+portsJSON(ports...)+`}}}`, usual)
+	if label := parsed(t, result.Override).Services["web"].Labels["anchord.expose"]; strings.Count(label, "tcp/") != 100 {
+		t.Errorf("the label is %q", label)
+	}
+	for _, line := range append(result.Exposed, result.Notes[0]) {
+		if !strings.Contains(line, "tcp/19 and 90 more") {
+			t.Errorf("told %q", line)
+		}
+	}
+}

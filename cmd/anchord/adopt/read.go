@@ -73,6 +73,11 @@ type port struct {
 	Protocol  string `json:"protocol"`
 }
 
+// kindError names a field whose value is of a kind that it cannot have.
+type kindError string
+
+func (e kindError) Error() string { return "another kind of value stands for " + string(e) }
+
 // text is a string that may also be written as a number.
 type text string
 
@@ -81,8 +86,8 @@ func (t *text) UnmarshalJSON(b []byte) error {
 		return json.Unmarshal(b, (*string)(t))
 	}
 	var n json.Number
-	if err := json.Unmarshal(b, &n); err != nil {
-		return err
+	if json.Unmarshal(b, &n) != nil {
+		return kindError("published")
 	}
 	*t = text(n)
 	return nil
@@ -101,8 +106,8 @@ func (k *keys) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	var entries []string
-	if err := json.Unmarshal(b, &entries); err != nil {
-		return err
+	if json.Unmarshal(b, &entries) != nil {
+		return kindError("labels")
 	}
 	for _, entry := range entries {
 		key, _, _ := strings.Cut(entry, "=")
@@ -126,8 +131,8 @@ func (v *values) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	var object map[string]any
-	if err := json.Unmarshal(b, &object); err != nil {
-		return err
+	if json.Unmarshal(b, &object) != nil {
+		return kindError("extra_hosts")
 	}
 	for _, value := range object {
 		switch value := value.(type) {
@@ -165,9 +170,14 @@ func read(input []byte) (*project, error) {
 		}
 		return p, p.check()
 	}
+	const other = "what came in on stdin is JSON, but not what docker compose config --format json writes: no %s can stand for %s"
 	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
-		return nil, Faults{fmt.Sprintf("what came in on stdin is JSON, but not what docker compose config --format json writes: no %s can stand for %s", kind.Value, field(kind.Field))}
+	var odd kindError
+	switch {
+	case errors.As(err, &odd):
+		return nil, Faults{fmt.Sprintf(other, "such value", shown(string(odd)))}
+	case errors.As(err, &kind):
+		return nil, Faults{fmt.Sprintf(other, kind.Value, field(kind.Field))}
 	}
 	return nil, Faults{"what came in on stdin is not JSON (" + shorten(printable(err.Error())) + "): pipe in what docker compose config --format json writes"}
 }
