@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -258,10 +259,12 @@ func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint
 // the engine keeps the one that it chose to itself, and tells only the
 // containers: ours has chosen as its IPv4 gateway.
 func readNetwork(n network.Inspect, chosen string) anchord.Network {
+	// As Docker reads it, which takes no network with anything else for a boolean.
+	inhibited, _ := strconv.ParseBool(n.Options["com.docker.network.bridge.inhibit_ipv4"])
 	out := anchord.Network{
 		ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal,
 		Key:         n.Labels["com.docker.compose.network"],
-		InhibitIPv4: n.Options["com.docker.network.bridge.inhibit_ipv4"] == "true",
+		InhibitIPv4: inhibited,
 		Parent:      n.Options["parent"],
 		IPVLANMode:  n.Options["ipvlan_mode"],
 	}
