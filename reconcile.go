@@ -50,6 +50,11 @@ type (
 	Adverts interface {
 		Adverts() map[string]Advert
 	}
+	// Names tells by what names the containers are known on their networks, of
+	// those that it has asked for.
+	Names interface {
+		Namings() []Naming
+	}
 	// Flows lists and ends tracked flows.
 	Flows interface {
 		Flows(ctx context.Context, f Family, p Protocol) ([]Flow, error)
@@ -168,6 +173,7 @@ type Reconciler struct {
 	Tables     Tables
 	Leases     Leases
 	Adverts    Adverts
+	Names      Names
 	DHCP       DHCP
 	Reporter   Reporter
 	Boot       string
@@ -293,7 +299,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 // answer.
 func (r *Reconciler) look(ctx context.Context, source Source) error {
 	r.seen.Now, r.seen.Boot, r.seen.Adverts = r.Uptime(), r.Boot, r.Adverts.Adverts()
-	r.seen.Templates = r.Overrides.Templates()
+	r.seen.Templates, r.seen.Namings = r.Overrides.Templates(), r.Names.Namings()
 	for _, f := range Families {
 		r.seen.Stuck[f] = !r.Forwards(f)
 	}

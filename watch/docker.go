@@ -35,6 +35,7 @@ type Docker struct {
 
 	listing listing
 	leaving leaving
+	naming  *naming
 	owners  map[string]string // by id, the names of containers that others joined
 
 	mu sync.Mutex
@@ -48,7 +49,7 @@ func NewDocker(host string, own []string) (*Docker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DOCKER_HOST %q: %w", host, err)
 	}
-	return &Docker{client: c, own: own}, nil
+	return &Docker{client: c, own: own, naming: newNaming()}, nil
 }
 
 // Close ends idle connections.
@@ -74,6 +75,7 @@ func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
 		if err != nil {
 			return anchord.Self{}, explain("inspecting network "+e.Network, err)
 		}
+		d.naming.made(n)
 		self.Networks = append(self.Networks, readNetwork(n, raw.NetworkSettings.Networks[e.Network].Gateway))
 	}
 	d.mu.Lock()
@@ -129,6 +131,7 @@ func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord
 		containers = append(containers, found...)
 	}
 	containers = d.listing.end(started, containers)
+	d.naming.note(containers)
 	missing := missingOwners(containers)
 	if missing.Len() == 0 {
 		return containers, nil
@@ -247,7 +250,7 @@ func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint
 		if n == nil || n.NetworkID == "" {
 			continue
 		}
-		e := anchord.Endpoint{NetworkID: n.NetworkID, Network: name, MAC: strings.ToLower(n.MacAddress)}
+		e := anchord.Endpoint{ID: n.EndpointID, NetworkID: n.NetworkID, Network: name, MAC: strings.ToLower(n.MacAddress)}
 		e.Addrs[anchord.V4], _ = netip.ParseAddr(n.IPAddress)
 		e.Addrs[anchord.V6], _ = netip.ParseAddr(n.GlobalIPv6Address)
 		list = append(list, e)

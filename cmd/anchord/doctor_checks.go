@@ -196,6 +196,12 @@ func checks() []check {
 			"The command that is printed.", checkNamespaces,
 		},
 		{
+			"names", groupServices, inNetworkAnchor,
+			"Whether each service of the project is known by its name on the networks that Compose made for the project.",
+			"Compose, when a network's definition changed, makes it anew and connects running containers without their names: nobody finds `db` any more.",
+			"The command that is printed.", checkNames,
+		},
+		{
 			"anchord", groupServices, modes,
 			"The anchord that runs in this container: ready, connected to Docker, and not long without a look around.",
 			"Its own word, as in `anchord status`.",

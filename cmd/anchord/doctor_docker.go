@@ -253,3 +253,29 @@ func judgeNamespaces(dead []anchord.DeadNamespace, projects ...string) []finding
 	}
 	return found
 }
+
+func checkNames(ctx context.Context, p *patient) []finding {
+	if blind := p.blind(); blind != nil {
+		return blind
+	}
+	if err := p.docker.LookAtNames(ctx); err != nil {
+		return []finding{skipped("%v", err)}
+	}
+	return judgeNames(p.docker.Namings())
+}
+
+func judgeNames(namings []anchord.Naming) []finding {
+	var found []finding
+	for _, u := range anchord.Unnamed(namings) {
+		f := failure("recreate them, and nothing else", "%s", u)
+		f.Commands = u.Cures()
+		found = append(found, f)
+	}
+	switch {
+	case found != nil:
+		return found
+	case len(namings) == 0:
+		return []finding{skipped("no service runs on a network that Compose made for the project")}
+	}
+	return []finding{fine("each service is known by its name on the networks of its project")}
+}
