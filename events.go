@@ -103,7 +103,7 @@ var EventGroups = []EventGroup{
 		{EventReady, at(Info), "rules are in, Docker and the LAN interface are known", ""},
 		{EventStopping, at(Info, Warn), "a step of the stop; warning: it could not be done", "on a warning, nothing: the namespace goes with the container"},
 		{EventStopped, at(Info, Error), "the end; error: it could not start, or not everything could be undone", "read `msg`"},
-		{EventConfigInvalid, at(Error), "a variable is wrong; exit code 2", "`msg` names the variable and what is accepted"},
+		{EventConfigInvalid, at(Error), "a variable is wrong, or Podman answers at `DOCKER_HOST`; exit code 2", "`msg` names the variable and what is accepted"},
 		{EventConfigWarning, at(Warn), "valid, but surely not meant: two settings, one of which wins, metrics on a port that is exposed, or a variable that anchord does not know", "remove one, or look for the typing error; another port for the metrics"},
 		{EventHealthUnavailable, at(Warn), "the metrics address or the socket cannot be listened on; all else works", "another `ANCHORD_METRICS_ADDR`"},
 		{EventChildExited, at(Warn), "`ip monitor` or `nft monitor` ended (`said`: its last words) and is started again; the same end is told once", "permissions (`NET_ADMIN`), or the image"},

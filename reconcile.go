@@ -3,6 +3,7 @@ package anchord
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -102,6 +103,14 @@ type (
 		Reconciled(o Outcome)
 	}
 )
+
+// NotDockerError says that another engine answers in Docker's place, which no later
+// look mends.
+type NotDockerError struct{ Host, Version string }
+
+func (e *NotDockerError) Error() string {
+	return fmt.Sprintf("DOCKER_HOST=%q: Podman answers there (version %s), and anchord needs Docker Engine: Podman's networks do not know inhibit_ipv4, so that services would leave by the host, with its address", e.Host, word(e.Version))
+}
 
 // Fields are the details of an event.
 type Fields map[string]any
@@ -270,6 +279,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 	}
 	r.outcome = Outcome{Source: source, EventAt: since}
 	r.lookAtDocker(ctx, source)
+	if other := (*NotDockerError)(nil); errors.As(r.outcome.DockerErr, &other) {
+		return other
+	}
 	lookErr := r.look(ctx, source)
 	if ctx.Err() != nil {
 		return nil // what was interrupted is no failure, and no news

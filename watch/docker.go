@@ -29,7 +29,8 @@ import (
 
 // Docker observes an engine through its API; it never writes.
 type Docker struct {
-	client *client.Client
+	client    *client.Client
+	closeIdle func()
 	// own lists what may name our own container, best first.
 	own []string
 
@@ -45,15 +46,27 @@ type Docker struct {
 // NewDocker connects to the engine at host (DOCKER_HOST syntax), with the API
 // version negotiated. own lists references to our own container, best first.
 func NewDocker(host string, own []string) (*Docker, error) {
-	c, err := client.NewClientWithOpts(client.WithHost(host), client.WithAPIVersionNegotiation())
+	c, closeIdle, err := newClient(host)
 	if err != nil {
 		return nil, fmt.Errorf("DOCKER_HOST %q: %w", host, err)
 	}
-	return &Docker{client: c, own: own, naming: newNaming()}, nil
+	return &Docker{client: c, closeIdle: closeIdle, own: own, naming: newNaming()}, nil
 }
 
 // Close ends idle connections.
-func (d *Docker) Close() error { return d.client.Close() }
+func (d *Docker) Close() error {
+	d.closeIdle()
+	return d.client.Close()
+}
+
+// Check asks whether it is Docker that answers; only that it is not is an error.
+func (d *Docker) Check(ctx context.Context) error {
+	var other *anchord.NotDockerError
+	if errors.As(d.reachable(ctx), &other) {
+		return other
+	}
+	return nil
+}
 
 // requestTimeout ends a request that an engine does not answer.
 const requestTimeout = 3 * time.Second
@@ -99,7 +112,10 @@ func (d *Docker) inspectSelf(ctx context.Context) (container.InspectResponse, er
 
 // explain wraps an API error with what a user can do about it.
 func explain(what string, err error) error {
+	var other *anchord.NotDockerError
 	switch {
+	case errors.As(err, &other):
+		return other
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%s: docker does not answer (is the socket mounted, DOCKER_HOST right, the engine up?): %w", what, err)
 	case strings.Contains(err.Error(), "permission denied"):

@@ -89,7 +89,7 @@ func checks() []check {
 		},
 		{
 			"docker", groupDocker, withDocker,
-			"Whether Docker answers, and each call that reads. `/version` is not among them: anchord does not need it.",
+			"Whether Docker answers, and not Podman in its place, and each call that reads. `/version` is not among them: anchord does not need it.",
 			"Where reading is refused, nothing is exposed. Where only the events are, changes are seen on the poll.",
 			"Mount the socket, or allow reading in the proxy.", checkDocker,
 		},

@@ -202,7 +202,7 @@ func (n *networkAnchor) run(ctx context.Context) error {
 		return ctx.Err()
 	})
 	err := group.Wait()
-	if errors.Is(err, anchord.ErrNoProject) {
+	if other := (*anchord.NotDockerError)(nil); errors.Is(err, anchord.ErrNoProject) || errors.As(err, &other) {
 		n.log.Event(anchord.Error, anchord.EventConfigInvalid, err.Error(), nil)
 		_ = n.stop()
 		return &configError{faults: []string{err.Error()}, logged: true}
