@@ -111,3 +111,17 @@ func decided(t *testing.T, w *world) anchord.State {
 	state, _ := w.decide(t, auto(), anchord.Memory{})
 	return state
 }
+
+// Another engine in Docker's place is no outage that passes: the loop ends, and
+// whoever runs it says so once.
+func TestAnotherEngineInDockersPlaceEndsTheLoop(t *testing.T) {
+	g := newRig(usual(), auto())
+	g.dockerErr = &anchord.NotDockerError{Host: "unix:///run/podman.sock", Version: "4.3.1\x1b[2J"}
+	err := g.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), `DOCKER_HOST="unix:///run/podman.sock": Podman answers there (version "4.3.1\x1b[2J")`) {
+		t.Errorf("%v", err)
+	}
+	if told := g.told("docker.lost"); told != nil {
+		t.Errorf("told %q", told)
+	}
+}

@@ -16,8 +16,7 @@ const backendNet = project + "_backend"
 // backendNetwork makes a network of the project (anew) on which anchord is not.
 func (w *world) backendNetwork(created time.Time) {
 	w.docker.SetNetwork(network.Inspect{
-		Name: backendNet, Driver: "bridge", Created: created,
-		Labels: map[string]string{"com.docker.compose.project": project, "com.docker.compose.network": "backend"},
+		Name: backendNet, Driver: "bridge", Created: created, Labels: madeByCompose("backend"),
 	})
 }
 
