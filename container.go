@@ -21,6 +21,7 @@ type Container struct {
 
 // Endpoint is a container's place on one Docker network.
 type Endpoint struct {
+	ID        string // of its own: another one after each connect
 	NetworkID string
 	Network   string
 	MAC       string // lower-case, colon-separated; empty if unknown
@@ -32,6 +33,10 @@ func (c Container) Project() string { return c.Labels[labelProject] }
 
 // Service is its service in that project, if any.
 func (c Container) Service() string { return c.Labels[labelService] }
+
+// OneOff says whether it is one of docker compose run, which is not the service.
+// Compose writes this word and no other, and looks for it by the letter.
+func (c Container) OneOff() bool { return c.Labels[labelOneOff] == "True" }
 
 // endpoint returns the container's endpoint on a network, by id.
 func (c Container) endpoint(networkID string) (Endpoint, bool) {

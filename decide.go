@@ -24,6 +24,7 @@ func (c Config) Decide(o Observation, m Memory) (State, Memory, error) {
 	d.routes()
 	d.resolvers()
 	d.strayTemplates()
+	d.names()
 	d.state.Source[V6] = d.ext.Link.onlyDeprecated()
 	return d.state, d.memory, nil
 }

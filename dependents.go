@@ -108,38 +108,48 @@ func find(members []Member, ref string) (Member, bool) {
 // Cures are the commands that recreate the victims, one for each Compose
 // project; those that no Compose project made have none.
 func (d DeadNamespace) Cures() []string {
-	services := map[string][]string{}
+	var victims []Container
 	for _, v := range d.Victims {
-		if compose := composeCommand(v.Labels); compose != "" {
-			services[compose] = append(services[compose], shellQuote(v.Labels[labelService]))
+		victims = append(victims, v.Container)
+	}
+	return Recreations(victims)
+}
+
+// Recreations are the commands that recreate containers and nothing else, one for
+// each Compose project; those that no Compose project made have none.
+func Recreations(containers []Container) []string {
+	services := map[string][]string{}
+	for _, c := range containers {
+		if compose := composeCommand(c); compose != "" {
+			services[compose] = append(services[compose], shellQuote(c.Service()))
 		}
 	}
-	var cures []string
+	var commands []string
 	for compose, names := range services {
 		slices.Sort(names)
-		cures = append(cures, compose+" up -d --no-deps --force-recreate "+strings.Join(slices.Compact(names), " "))
+		commands = append(commands, compose+" up -d --no-deps --force-recreate "+strings.Join(slices.Compact(names), " "))
 	}
-	slices.Sort(cures)
-	return cures
+	slices.Sort(commands)
+	return commands
 }
 
 // composeCommand is the call of Compose for a container's project, from
 // wherever it is run. A one-off container, as a managed service-anchor is to
 // Compose, is not what it recreates.
-func composeCommand(labels map[string]string) string {
-	if labels[labelOneOff] == "True" {
+func composeCommand(c Container) string {
+	if c.OneOff() {
 		return ""
 	}
-	for _, name := range []string{labels[labelProject], labels[labelService]} {
+	for _, name := range []string{c.Project(), c.Service()} {
 		if name == "" || strings.HasPrefix(name, "-") { // an option is no name
 			return ""
 		}
 	}
-	command := "docker compose -p " + shellQuote(labels[labelProject])
-	if dir := labels[labelWorkingDir]; dir != "" {
+	command := "docker compose -p " + shellQuote(c.Project())
+	if dir := c.Labels[labelWorkingDir]; dir != "" {
 		command += " --project-directory " + shellQuote(dir)
 	}
-	for _, file := range strings.Split(labels[labelConfigFiles], ",") {
+	for _, file := range strings.Split(c.Labels[labelConfigFiles], ",") {
 		if file != "" {
 			command += " -f " + shellQuote(file)
 		}
@@ -200,7 +210,7 @@ func (m Member) Dependencies() map[string]string {
 func (m Member) dependenciesMet(members []Member) bool {
 	for service, condition := range m.Dependencies() {
 		for _, o := range members {
-			if o.Project() == m.Project() && o.Labels[labelService] == service && o.Labels[labelOneOff] != "True" && !o.meets(condition) {
+			if o.Project() == m.Project() && o.Service() == service && !o.OneOff() && !o.meets(condition) {
 				return false
 			}
 		}

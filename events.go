@@ -26,6 +26,7 @@ const (
 	EventSubnetClash          = "network.subnet_clash"
 	EventSharedPicked         = "network.shared_picked"
 	EventForwardingOff        = "network.forwarding_off"
+	EventNameMissing          = "network.name_missing"
 	EventNoBackends           = "expose.no_backends"
 	EventExposeConflict       = "expose.conflict"
 	EventBackendUnreachable   = "expose.backend_unreachable"
@@ -102,7 +103,7 @@ var EventGroups = []EventGroup{
 		{EventReady, at(Info), "rules are in, Docker and the LAN interface are known", ""},
 		{EventStopping, at(Info, Warn), "a step of the stop; warning: it could not be done", "on a warning, nothing: the namespace goes with the container"},
 		{EventStopped, at(Info, Error), "the end; error: it could not start, or not everything could be undone", "read `msg`"},
-		{EventConfigInvalid, at(Error), "a variable is wrong; exit code 2", "`msg` names the variable and what is accepted"},
+		{EventConfigInvalid, at(Error), "a variable is wrong, or Podman answers at `DOCKER_HOST`; exit code 2", "`msg` names the variable and what is accepted"},
 		{EventConfigWarning, at(Warn), "valid, but surely not meant: two settings, one of which wins, metrics on a port that is exposed, or a variable that anchord does not know", "remove one, or look for the typing error; another port for the metrics"},
 		{EventHealthUnavailable, at(Warn), "the metrics address or the socket cannot be listened on; all else works", "another `ANCHORD_METRICS_ADDR`"},
 		{EventChildExited, at(Warn), "`ip monitor` or `nft monitor` ended (`said`: its last words) and is started again; the same end is told once", "permissions (`NET_ADMIN`), or the image"},
@@ -120,6 +121,7 @@ var EventGroups = []EventGroup{
 		{EventSharedMissing, at(Error), "only the LAN is attached, or not `ANCHORD_SHARED_NETWORK`", "attach anchord to the services' network"},
 		{EventSubnetClash, at(Error), "the LAN's addresses and a network's inside overlap: only one of both can be reached", "give the network another subnet"},
 		{EventForwardingOff, at(Error), "the kernel of anchord's container sends no packets of a family on that the LAN and the services have", "the `sysctls` line that `msg` names"},
+		{EventNameMissing, at(Warn), "services that no container finds by their names, which are missing on a network: Compose connects running containers to a network that it makes anew without them. Told at most 10 s after the containers run, and again if others are missing", "the command in `msg`"},
 		{EventSharedPicked, at(Info), "backend addresses are read on another network from now on", ""},
 	}},
 	{"Exposed ports and rules", []EventInfo{

@@ -3,6 +3,7 @@ package anchord
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -49,6 +50,11 @@ type (
 	// Adverts tells what the routers on each interface said.
 	Adverts interface {
 		Adverts() map[string]Advert
+	}
+	// Names tells by what names the containers are known on their networks, of
+	// those that it has asked for.
+	Names interface {
+		Namings() []Naming
 	}
 	// Flows lists and ends tracked flows.
 	Flows interface {
@@ -97,6 +103,14 @@ type (
 		Reconciled(o Outcome)
 	}
 )
+
+// NotDockerError says that another engine answers in Docker's place, which no later
+// look mends.
+type NotDockerError struct{ Host, Version string }
+
+func (e *NotDockerError) Error() string {
+	return fmt.Sprintf("DOCKER_HOST=%q: Podman answers there (version %s), and anchord needs Docker Engine: Podman's networks do not know inhibit_ipv4, so that services would leave by the host, with its address", e.Host, word(e.Version))
+}
 
 // Fields are the details of an event.
 type Fields map[string]any
@@ -168,6 +182,7 @@ type Reconciler struct {
 	Tables     Tables
 	Leases     Leases
 	Adverts    Adverts
+	Names      Names
 	DHCP       DHCP
 	Reporter   Reporter
 	Boot       string
@@ -264,6 +279,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 	}
 	r.outcome = Outcome{Source: source, EventAt: since}
 	r.lookAtDocker(ctx, source)
+	if other := (*NotDockerError)(nil); errors.As(r.outcome.DockerErr, &other) {
+		return other
+	}
 	lookErr := r.look(ctx, source)
 	if ctx.Err() != nil {
 		return nil // what was interrupted is no failure, and no news
@@ -293,7 +311,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, source Source, since time.Ti
 // answer.
 func (r *Reconciler) look(ctx context.Context, source Source) error {
 	r.seen.Now, r.seen.Boot, r.seen.Adverts = r.Uptime(), r.Boot, r.Adverts.Adverts()
-	r.seen.Templates = r.Overrides.Templates()
+	r.seen.Templates, r.seen.Namings = r.Overrides.Templates(), r.Names.Namings()
 	for _, f := range Families {
 		r.seen.Stuck[f] = !r.Forwards(f)
 	}

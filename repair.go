@@ -500,7 +500,7 @@ func (r *Repairer) report(p Repair, err error, e *episode) (done bool) {
 	}
 	if news, _ := e.next(err); news {
 		message := fmt.Sprintf("container %s cannot be put right (%s): %v", p.subject(), p.Action, err)
-		if cures := (DeadNamespace{Victims: []Member{p.Member}}).Cures(); len(cures) > 0 {
+		if cures := Recreations([]Container{p.Member.Container}); len(cures) > 0 {
 			message += "; " + cures[0]
 			fields["fix"] = cures[0]
 		}
@@ -558,7 +558,7 @@ func (r *Repairer) reportDead(v RepairView, plan []Repair) time.Duration {
 
 func (d DeadNamespace) notice(m Member) Notice {
 	fix := "recreate it as it was made"
-	if cures := (DeadNamespace{Victims: []Member{m}}).Cures(); len(cures) > 0 {
+	if cures := Recreations([]Container{m.Container}); len(cures) > 0 {
 		fix = cures[0]
 	}
 	return Notice{Event: EventNamespaceDead, Level: Warn, Container: m.Name, Message: fmt.Sprintf("container %s has no network: it is in the network namespace of %s, which %s; fix: %s", m.Name, d.Target, d.Reason, fix)}

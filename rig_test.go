@@ -45,7 +45,7 @@ func newRig(w *world, c anchord.Config) *rig {
 	g := &rig{w: w, fails: map[string]error{}, refuses: map[string]string{}, flows: map[anchord.Protocol][]anchord.Flow{}}
 	g.Reconciler = &anchord.Reconciler{
 		Config: c, Docker: g, Kernel: g, Addresses: g, Routes: g, Neighbours: g, Flows: g, Renderer: g, Overrides: g, Tables: g,
-		Leases: g, Adverts: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
+		Leases: g, Adverts: g, Names: g, DHCP: fakeDHCP{g}, Reporter: g, Boot: boot, Trigger: anchord.NewTrigger(),
 		Uptime:   func() time.Duration { return g.w.Now },
 		Forwards: func(f anchord.Family) bool { return !g.w.Stuck[f] },
 	}
@@ -243,6 +243,8 @@ func (g *rig) Solicit(_ context.Context, iface string) error {
 	g.solicited = append(g.solicited, iface)
 	return g.fails["solicit"]
 }
+
+func (g *rig) Namings() []anchord.Naming { return g.w.Namings }
 
 func (g *rig) Adverts() map[string]anchord.Advert {
 	g.mu.Lock()

@@ -17,6 +17,7 @@ type Observation struct {
 	Adverts    map[string]Advert  // what routers say, by interface
 	Templates  []TemplateFile     // of the operator's
 	Stuck      PerFamily[bool]    // the kernel sends no packets on
+	Namings    []Naming           // by what names containers are known, as far as it was asked
 	Now        time.Duration      // since boot
 	Boot       string
 }

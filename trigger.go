@@ -7,7 +7,7 @@ import (
 
 // Source says what somebody saw move. It carries no truth, only where to look
 // again; several are joined with |.
-type Source uint8
+type Source uint16
 
 const (
 	SourceContainers Source = 1 << iota // Docker's containers
@@ -18,6 +18,7 @@ const (
 	SourcePoll                          // nobody saw anything move; look all the same, at the tables too
 	SourceEngine                        // any container or network of the engine
 	SourceTemplates                     // the operator's templates
+	SourceNaming                        // the names of containers on their networks
 	SourceAll        = SourceContainers | SourceSelf | SourceKernel | SourceLease
 )
 

@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,12 +29,14 @@ import (
 
 // Docker observes an engine through its API; it never writes.
 type Docker struct {
-	client *client.Client
+	client    *client.Client
+	closeIdle func()
 	// own lists what may name our own container, best first.
 	own []string
 
 	listing listing
 	leaving leaving
+	naming  *naming
 	owners  map[string]string // by id, the names of containers that others joined
 
 	mu sync.Mutex
@@ -43,15 +46,27 @@ type Docker struct {
 // NewDocker connects to the engine at host (DOCKER_HOST syntax), with the API
 // version negotiated. own lists references to our own container, best first.
 func NewDocker(host string, own []string) (*Docker, error) {
-	c, err := client.NewClientWithOpts(client.WithHost(host), client.WithAPIVersionNegotiation())
+	c, closeIdle, err := newClient(host)
 	if err != nil {
 		return nil, fmt.Errorf("DOCKER_HOST %q: %w", host, err)
 	}
-	return &Docker{client: c, own: own}, nil
+	return &Docker{client: c, closeIdle: closeIdle, own: own, naming: newNaming()}, nil
 }
 
 // Close ends idle connections.
-func (d *Docker) Close() error { return d.client.Close() }
+func (d *Docker) Close() error {
+	d.closeIdle()
+	return d.client.Close()
+}
+
+// Check asks whether it is Docker that answers; only that it is not is an error.
+func (d *Docker) Check(ctx context.Context) error {
+	var other *anchord.NotDockerError
+	if errors.As(d.reachable(ctx), &other) {
+		return other
+	}
+	return nil
+}
 
 // requestTimeout ends a request that an engine does not answer.
 const requestTimeout = 3 * time.Second
@@ -73,6 +88,7 @@ func (d *Docker) Self(ctx context.Context) (anchord.Self, error) {
 		if err != nil {
 			return anchord.Self{}, explain("inspecting network "+e.Network, err)
 		}
+		d.naming.made(n)
 		self.Networks = append(self.Networks, readNetwork(n, raw.NetworkSettings.Networks[e.Network].Gateway))
 	}
 	d.mu.Lock()
@@ -96,7 +112,10 @@ func (d *Docker) inspectSelf(ctx context.Context) (container.InspectResponse, er
 
 // explain wraps an API error with what a user can do about it.
 func explain(what string, err error) error {
+	var other *anchord.NotDockerError
 	switch {
+	case errors.As(err, &other):
+		return other
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%s: docker does not answer (is the socket mounted, DOCKER_HOST right, the engine up?): %w", what, err)
 	case strings.Contains(err.Error(), "permission denied"):
@@ -128,6 +147,7 @@ func (d *Docker) Containers(ctx context.Context, scope anchord.Scope) ([]anchord
 		containers = append(containers, found...)
 	}
 	containers = d.listing.end(started, containers)
+	d.naming.note(containers)
 	missing := missingOwners(containers)
 	if missing.Len() == 0 {
 		return containers, nil
@@ -246,7 +266,7 @@ func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint
 		if n == nil || n.NetworkID == "" {
 			continue
 		}
-		e := anchord.Endpoint{NetworkID: n.NetworkID, Network: name, MAC: strings.ToLower(n.MacAddress)}
+		e := anchord.Endpoint{ID: n.EndpointID, NetworkID: n.NetworkID, Network: name, MAC: strings.ToLower(n.MacAddress)}
 		e.Addrs[anchord.V4], _ = netip.ParseAddr(n.IPAddress)
 		e.Addrs[anchord.V6], _ = netip.ParseAddr(n.GlobalIPv6Address)
 		list = append(list, e)
@@ -258,10 +278,12 @@ func endpoints(networks map[string]*network.EndpointSettings) []anchord.Endpoint
 // the engine keeps the one that it chose to itself, and tells only the
 // containers: ours has chosen as its IPv4 gateway.
 func readNetwork(n network.Inspect, chosen string) anchord.Network {
+	// As Docker reads it, which takes no network with anything else for a boolean.
+	inhibited, _ := strconv.ParseBool(n.Options["com.docker.network.bridge.inhibit_ipv4"])
 	out := anchord.Network{
 		ID: n.ID, Name: n.Name, Driver: n.Driver, Internal: n.Internal,
 		Key:         n.Labels["com.docker.compose.network"],
-		InhibitIPv4: n.Options["com.docker.network.bridge.inhibit_ipv4"] == "true",
+		InhibitIPv4: inhibited,
 		Parent:      n.Options["parent"],
 		IPVLANMode:  n.Options["ipvlan_mode"],
 	}

@@ -110,6 +110,19 @@ func TestNetworkAsDockerShowsIt(t *testing.T) {
 	}
 }
 
+// Docker reads the option as Go reads a boolean, and so do we.
+func TestInhibitIPv4AsDockerReadsIt(t *testing.T) {
+	for value, want := range map[string]bool{
+		"1": true, "t": true, "T": true, "true": true, "TRUE": true, "True": true,
+		"0": false, "f": false, "false": false, "False": false, "": false, "yes": false,
+	} {
+		n := readNetwork(network.Inspect{Options: map[string]string{"com.docker.network.bridge.inhibit_ipv4": value}}, "")
+		if n.InhibitIPv4 != want {
+			t.Errorf("inhibit_ipv4 %q: %v", value, n.InhibitIPv4)
+		}
+	}
+}
+
 // A subnet that was given without a gateway has one, which only the containers
 // are told.
 func TestGatewayThatDockerChose(t *testing.T) {

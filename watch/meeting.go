@@ -61,7 +61,7 @@ func (d *Docker) Guest(ctx context.Context, project, name string) (*anchord.Gues
 	}
 	i := slices.IndexFunc(raw, func(c container.Summary) bool {
 		o := readContainer(c)
-		return project != "" && o.Project() == project && o.Service() == name && c.Labels["com.docker.compose.oneoff"] != "True"
+		return project != "" && o.Project() == project && o.Service() == name && !o.OneOff()
 	})
 	if i < 0 {
 		i = slices.IndexFunc(raw, func(c container.Summary) bool { return readContainer(c).Name == strings.TrimPrefix(name, "/") })

@@ -89,7 +89,7 @@ func checks() []check {
 		},
 		{
 			"docker", groupDocker, withDocker,
-			"Whether Docker answers, and each call that reads. `/version` is not among them: anchord does not need it.",
+			"Whether Docker answers, and not Podman in its place, and each call that reads. `/version` is not among them: anchord does not need it.",
 			"Where reading is refused, nothing is exposed. Where only the events are, changes are seen on the poll.",
 			"Mount the socket, or allow reading in the proxy.", checkDocker,
 		},
@@ -194,6 +194,12 @@ func checks() []check {
 			"Containers of the project in a network namespace that no longer exists. `anchord doctor stale-netns` looks at all projects.",
 			"They look as if they ran, and have no network.",
 			"The command that is printed.", checkNamespaces,
+		},
+		{
+			"names", groupServices, inNetworkAnchor,
+			"Whether each service of the project is known by its name on the networks that Compose made for the project.",
+			"Compose, when a network's definition changed, makes it anew and connects running containers without their names: nobody finds `db` any more.",
+			"The command that is printed.", checkNames,
 		},
 		{
 			"anchord", groupServices, modes,

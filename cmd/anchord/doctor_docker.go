@@ -117,12 +117,21 @@ func checkDocker(ctx context.Context, p *patient) []finding {
 	if p.calls == nil {
 		return []finding{failure(dockerFix, "%v", p.dockerErr)}
 	}
+	if p.notDocker() {
+		return []finding{failure("mount the socket of Docker Engine: "+dockerFix, "%v", p.dockerErr)}
+	}
 	statuses, err := p.try(ctx, readRights)
 	found := judgeDocker(p.vars.DockerHost, p.api, statuses, err)
 	if found[0].Result == isOK && p.dockerErr != nil {
 		return []finding{failure("run it in a container of that engine: docker compose exec anchord anchord doctor, or docker compose run --rm anchord doctor", "%v", p.dockerErr)}
 	}
 	return found
+}
+
+// notDocker says whether another engine answers in Docker's place.
+func (p *patient) notDocker() bool {
+	var other *anchord.NotDockerError
+	return errors.As(p.dockerErr, &other)
 }
 
 const dockerFix = `in the service of anchord, volumes: ["/var/run/docker.sock:/var/run/docker.sock:ro"], or DOCKER_HOST=tcp://… of a socket proxy that runs`
@@ -156,7 +165,7 @@ func checkRights(ctx context.Context, p *patient) []finding {
 	if len(rights) == 0 {
 		return []finding{skipped("no feature is on that writes to Docker")}
 	}
-	if p.calls == nil {
+	if p.calls == nil || p.notDocker() {
 		return []finding{skipped("docker cannot be asked")}
 	}
 	statuses, err := p.try(ctx, rights)
@@ -252,4 +261,30 @@ func judgeNamespaces(dead []anchord.DeadNamespace, projects ...string) []finding
 		return []finding{fine("no container of the project is stuck in one that no longer exists")}
 	}
 	return found
+}
+
+func checkNames(ctx context.Context, p *patient) []finding {
+	if blind := p.blind(); blind != nil {
+		return blind
+	}
+	if err := p.docker.LookAtNames(ctx); err != nil {
+		return []finding{skipped("%v", err)}
+	}
+	return judgeNames(p.docker.Namings())
+}
+
+func judgeNames(namings []anchord.Naming) []finding {
+	var found []finding
+	for _, u := range anchord.Unnamed(namings) {
+		f := failure("recreate them, and nothing else", "%s", u)
+		f.Commands = u.Cures()
+		found = append(found, f)
+	}
+	switch {
+	case found != nil:
+		return found
+	case len(namings) == 0:
+		return []finding{skipped("no service runs on a network that Compose made for the project")}
+	}
+	return []finding{fine("each service is known by its name on the networks of its project")}
 }

@@ -125,7 +125,7 @@ func newNetworkAnchor(c *networkAnchorCmd, config anchord.Config, repairs anchor
 	n.reconciler = &anchord.Reconciler{
 		Config: config, Docker: docker, Kernel: ip, Addresses: ip, Routes: ip, Neighbours: ip,
 		Flows: exec.Conntrack{}, Renderer: renderer, Overrides: n.templates, Tables: n.nft, Leases: n.leases,
-		Adverts: n.adverts,
+		Adverts: n.adverts, Names: docker,
 		DHCP: &exec.DHCP{
 			Hook: dhcpHook, LeaseDir: leaseDir, Boot: bootID, BackoffMax: backoffMax, Observe: n.Event,
 			Ended: func(f anchord.Family) { n.noted(n.leases.MarkReleased(f, uptime(), bootID)) },
@@ -202,7 +202,7 @@ func (n *networkAnchor) run(ctx context.Context) error {
 		return ctx.Err()
 	})
 	err := group.Wait()
-	if errors.Is(err, anchord.ErrNoProject) {
+	if other := (*anchord.NotDockerError)(nil); errors.Is(err, anchord.ErrNoProject) || errors.As(err, &other) {
 		n.log.Event(anchord.Error, anchord.EventConfigInvalid, err.Error(), nil)
 		_ = n.stop()
 		return &configError{faults: []string{err.Error()}, logged: true}
@@ -239,6 +239,7 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 		n.docker.Follow(ctx, n.fire, n.dockerSubscribed)
 		return nil
 	})
+	group.Go(func() error { n.docker.FollowNames(ctx, n.trigger.Fire); return nil })
 	group.Go(func() error { n.repairer.Run(ctx); return nil })
 }
 

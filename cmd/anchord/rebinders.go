@@ -126,6 +126,10 @@ func (r *rebinder) run(ctx context.Context, common commonVars, v rebindVars, sta
 		return stopped(err)
 	}
 	defer func() { _ = docker.Close() }()
+	if err := docker.Check(ctx); err != nil {
+		r.log.Event(anchord.Error, anchord.EventConfigInvalid, err.Error(), nil)
+		return &configError{faults: []string{err.Error()}, logged: true}
+	}
 	containers, err := exec.NewContainers(v.DockerHost)
 	if err != nil {
 		return stopped(err)

@@ -36,8 +36,9 @@ type Container struct {
 	ExitCode    int
 	StartError  string // of the last start that failed
 
-	state   container.ContainerState
-	started time.Time
+	state     container.ContainerState
+	started   time.Time
+	endpoints map[string]string // ids by network, new with each connect
 }
 
 // NewID is a random container or network id.
@@ -84,6 +85,7 @@ func firstNetwork(nets map[string]network.EndpointSettings) string {
 // the networks first and says "start" last, when the list shows it running.
 func (s *Server) Start(ref string) {
 	c := s.get(ref)
+	s.connected(c.ID, slices.Collect(maps.Keys(c.Networks))...)
 	s.networkEvents(c, events.ActionConnect)
 	s.setState(c.ID, container.StateRunning)
 	s.containerEvent(c, events.ActionStart, nil)
@@ -149,7 +151,22 @@ func (s *Server) Connect(ref, networkName string, ep network.EndpointSettings) {
 	s.mu.Lock()
 	s.containers[c.ID].Networks = nets
 	s.mu.Unlock()
+	s.connected(c.ID, networkName)
 	s.networkEvent(c, networkName, events.ActionConnect)
+}
+
+// connected gives a container new endpoints.
+func (s *Server) connected(id string, networks ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := maps.Clone(s.containers[id].endpoints)
+	if ids == nil {
+		ids = map[string]string{}
+	}
+	for _, n := range networks {
+		ids[n] = NewID()
+	}
+	s.containers[id].endpoints = ids
 }
 
 // Disconnect takes a running container off a network.
@@ -288,21 +305,34 @@ func (s *Server) summary(c *Container) container.Summary {
 	sum := container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Image, Created: c.Created.Unix(),
 		Labels: c.Labels, State: c.state, Status: string(c.state),
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: s.endpoints(c)},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: s.listed(c)},
 		Mounts:          []container.MountPoint{}, Ports: slices.Concat([]container.Port{}, c.Ports), ImageID: cmp.Or(c.ImageID, c.Image),
 	}
 	sum.HostConfig.NetworkMode = c.NetworkMode
 	return sum
 }
 
+// listed is what a listing has of a container's networks: no names, which are told
+// by inspecting it only.
+func (s *Server) listed(c *Container) map[string]*network.EndpointSettings {
+	out := s.endpoints(c)
+	for _, ep := range out {
+		ep.Aliases, ep.DNSNames, ep.DriverOpts = nil, nil, nil
+	}
+	return out
+}
+
 // endpoints is what the engine shows of a container's networks: the addresses
-// are there only while it runs.
+// are there only while it runs, the names as an engine from 25 on makes them.
 func (s *Server) endpoints(c *Container) map[string]*network.EndpointSettings {
 	out := map[string]*network.EndpointSettings{}
 	for name, ep := range c.Networks {
 		if c.state != container.StateRunning {
-			ep = network.EndpointSettings{IPAMConfig: ep.IPAMConfig, DriverOpts: ep.DriverOpts}
+			ep = network.EndpointSettings{IPAMConfig: ep.IPAMConfig, DriverOpts: ep.DriverOpts, Aliases: ep.Aliases}
+		} else {
+			ep.EndpointID = c.endpoints[name]
 		}
+		ep.DNSNames = slices.Concat([]string{c.Name}, ep.Aliases, []string{c.ID[:12]})
 		ep.NetworkID = s.networks[name].ID
 		out[name] = &ep
 	}

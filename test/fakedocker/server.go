@@ -44,6 +44,7 @@ type Server struct {
 	failures       map[string]int
 	delay          map[string]time.Duration
 	subscribeAfter time.Duration
+	podman         bool
 	broker         broker
 }
 
@@ -131,6 +132,28 @@ func (s *Server) SubscribeAfter(d time.Duration) {
 	s.subscribeAfter = d
 }
 
+// Podman has it answer as Podman 4.3.1 does in Docker's place.
+func (s *Server) Podman() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.podman = true
+}
+
+// identify puts into an answer who gives it.
+func (s *Server) identify(h http.Header) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.podman {
+		h.Set("Api-Version", "1.41")
+		h.Set("Libpod-Api-Version", "4.3.1")
+		h.Set("Server", "Libpod/4.3.1 (linux)")
+		return
+	}
+	h.Set("Api-Version", APIVersion)
+	h.Set("Ostype", "linux")
+	h.Set("Server", "Docker/28.5.2 (linux)")
+}
+
 // Delay holds back the answer to every call whose path begins with pathPrefix.
 func (s *Server) Delay(pathPrefix string, d time.Duration) {
 	s.mu.Lock()
@@ -172,9 +195,7 @@ var versionPrefix = regexp.MustCompile(`^/v1\.\d+/`)
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	path := versionPrefix.ReplaceAllString(r.URL.Path, "/")
 	status, delay := s.note(r, path)
-	w.Header().Set("Api-Version", APIVersion)
-	w.Header().Set("Ostype", "linux")
-	w.Header().Set("Server", "Docker/28.5.2 (linux)")
+	s.identify(w.Header())
 	select {
 	case <-time.After(delay):
 	case <-r.Context().Done():

@@ -200,7 +200,9 @@ func (w *world) startDocker(s setup) {
 	w.t.Cleanup(srv.Close)
 	w.docker = srv
 	srv.SetNetwork(transitNetwork(s))
-	attached := map[string]network.EndpointSettings{transitNet: w.transitEndpoint(w.box, boxIP, boxIP6, s.ipv6)}
+	transit := w.transitEndpoint(w.box, boxIP, boxIP6, s.ipv6)
+	transit.Aliases = []string{"anchord"}
+	attached := map[string]network.EndpointSettings{transitNet: transit}
 	if s.parent == "" {
 		lan, ep := lanAttachment(s)
 		srv.SetNetwork(lan)
@@ -214,13 +216,18 @@ func (w *world) startDocker(s setup) {
 	})
 }
 
+// madeByCompose are the labels of a network of the project.
+func madeByCompose(name string) map[string]string {
+	return map[string]string{"com.docker.compose.project": project, "com.docker.compose.network": name}
+}
+
 // lanAttachment is the network that is the LAN, and the box's endpoint there.
 func lanAttachment(s setup) (network.Inspect, network.EndpointSettings) {
 	lan := network.Inspect{
 		Name: lanNetwork, Driver: "macvlan", EnableIPv4: s.bootstrap != "", EnableIPv6: s.ipv6,
-		Options: map[string]string{"parent": "p-macvlan"}, Labels: map[string]string{"com.docker.compose.network": "lan"},
+		Options: map[string]string{"parent": "p-macvlan"}, Labels: madeByCompose("lan"),
 	}
-	ep := network.EndpointSettings{MacAddress: boxMAC}
+	ep := network.EndpointSettings{MacAddress: boxMAC, Aliases: []string{"anchord"}}
 	if s.bootstrap != "" {
 		lan.IPAM.Config = append(lan.IPAM.Config, network.IPAMConfig{Subnet: lanPrefix, Gateway: routerIP})
 		ep.IPAddress, ep.IPPrefixLen, ep.Gateway = s.bootstrap, 24, routerIP
@@ -234,7 +241,7 @@ func lanAttachment(s setup) (network.Inspect, network.EndpointSettings) {
 
 func transitNetwork(s setup) network.Inspect {
 	n := network.Inspect{
-		Name: transitNet, Driver: "bridge", EnableIPv4: true, EnableIPv6: s.ipv6, Internal: s.internal,
+		Name: transitNet, Driver: "bridge", EnableIPv4: true, EnableIPv6: s.ipv6, Internal: s.internal, Labels: madeByCompose("transit"),
 		IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: transitPrefix, Gateway: transitGW}}},
 	}
 	if !s.internal {
@@ -303,13 +310,14 @@ func (b *backend) vanish() { b.run("ip", "link", "delete", "transit0") }
 
 // container is what Docker says of b.
 func (b *backend) container(expose string) fakedocker.Container {
-	labels := map[string]string{"com.docker.compose.project": project, "com.docker.compose.service": strings.TrimSuffix(strings.TrimPrefix(b.name, project+"-"), "-1")}
+	service := strings.TrimSuffix(strings.TrimPrefix(b.name, project+"-"), "-1")
+	labels := map[string]string{"com.docker.compose.project": project, "com.docker.compose.service": service}
 	if expose != "" {
 		labels["anchord.expose"] = expose
 	}
-	return fakedocker.Container{Name: b.name, Image: b.name, Labels: labels, Networks: map[string]network.EndpointSettings{
-		transitNet: b.w.transitEndpoint(b.ns, b.ip, b.ip6, true),
-	}}
+	transit := b.w.transitEndpoint(b.ns, b.ip, b.ip6, true)
+	transit.Aliases = []string{b.name, service}
+	return fakedocker.Container{Name: b.name, Image: b.name, Labels: labels, Networks: map[string]network.EndpointSettings{transitNet: transit}}
 }
 
 // command runs an anchord command in a container: own resolv.conf, nothing of

@@ -147,6 +147,7 @@ func (st *state) exits(ts *testscript.TestScript, want int) {
 //	docker stop|start|restart|remove|recreate NAME
 //	docker fail PREFIX STATUS                 e.g. /containers/json 403; 0 ends it
 //	docker down|up
+//	docker podman                             answers as Podman does from now on
 //	docker network rm NAME
 //	docker writes N | docker lists MAX       what was asked of it so far
 func cmdDocker(ts *testscript.TestScript, neg bool, args []string) {
@@ -159,6 +160,8 @@ func cmdDocker(ts *testscript.TestScript, neg bool, args []string) {
 		d.Down()
 	case "up":
 		ts.Check(d.Up())
+	case "podman":
+		d.Podman()
 	case "add":
 		need(ts, args, 2, "docker add NAME ADDRESS [LABEL=VALUE…]")
 		d.AddContainer(projectContainer(args[0], args[1], args[2:]))
