@@ -29,6 +29,7 @@ func raise(t *testing.T, release lab.Release) *engine {
 		Images: []string{
 			lab.ImageAnchord, lab.ImageNginx, lab.ImageHAProxy, lab.ImagePeer,
 			lab.ImagePostfix, lab.ImageDovecot, lab.ImageDNSmasq, lab.ImageCoturn, lab.ImageLDAP, lab.ImageRedis,
+			lab.ImagePostgres,
 		},
 		Binds: []string{filepath.Dir(dashboard.Program("prometheus"))},
 		Log:   os.Stderr,
@@ -105,7 +106,7 @@ func TestEngines(t *testing.T) {
 			e := raise(t, release)
 			t.Run("bridged packets filtered", func(t *testing.T) {
 				e.filterBridged(t, true)
-				e.together(t, slices.Concat(scenarios, namespaces, behindProxy, wrapScenarios, scopeScenarios, examples, nativeMatrix, doctors))
+				e.together(t, slices.Concat(scenarios, namespaces, behindProxy, wrapScenarios, scopeScenarios, examples, adoptions, nativeMatrix, doctors))
 			})
 			t.Run("bridged packets not filtered", func(t *testing.T) {
 				e.filterBridged(t, false)

@@ -49,6 +49,18 @@ var imageInLab = strings.NewReplacer(
 	"image: ghcr.io/element-hq/lk-jwt-service\n", "image: "+lab.ImagePeer+"\n",
 	"image: ghcr.io/goauthentik/server\n", "image: "+lab.ImagePeer+"\n",
 	"image: postgres:16-alpine\n", "image: "+lab.ImagePeer+"\n",
+
+	"image: postgres:17-alpine\n", "image: "+lab.ImagePostgres+"\n",
+	"image: gitea/gitea\n", "image: "+lab.ImagePeer+"\n",
+	"image: qmcgaw/gluetun\n", "image: "+lab.ImagePeer+"\n",
+	"image: linuxserver/qbittorrent\n", "image: "+lab.ImagePeer+"\n",
+	"image: linuxserver/prowlarr\n", "image: "+lab.ImagePeer+"\n",
+	"image: linuxserver/sonarr\n", "image: "+lab.ImagePeer+"\n",
+	"image: jellyfin/jellyfin\n", "image: "+lab.ImagePeer+"\n",
+	"image: flaresolverr/flaresolverr\n", "image: "+lab.ImagePeer+"\n",
+	"image: ghcr.io/paperless-ngx/paperless-ngx\n", "image: "+lab.ImagePeer+"\n",
+	"image: gotenberg/gotenberg\n", "image: "+lab.ImagePeer+"\n",
+	"image: apache/tika\n", "image: "+lab.ImagePeer+"\n",
 )
 
 // asInLab names the lab's images and its network card in place of a user's.
@@ -73,6 +85,7 @@ func TestExamplesAreRunAsTheyAre(t *testing.T) {
 		"native/compose.yaml", "service-anchor/compose.yaml", "wrap/compose.yaml", "wrap/third-party.yaml",
 		"mailcow/docker-compose.yml", "mailcow/docker-compose.override.yml",
 		"nextcloud/compose.yaml", "matrix/compose.yaml", "authentik/compose.yaml",
+		"adopt/nextcloud/compose.yaml", "adopt/gitea/compose.yaml", "adopt/media/compose.yaml", "adopt/paperless/compose.yaml",
 	} {
 		example := readExample(t, name)
 		run := asInLab(example, "lan1p1")

@@ -49,8 +49,12 @@ func nativeExample(s *site) {
 }
 
 func showsNginx(from *lab.Host, addr netip.Addr) func(ctx context.Context) error {
+	return showsNginxAt(from, netip.AddrPortFrom(addr, 80))
+}
+
+func showsNginxAt(from *lab.Host, at netip.AddrPort) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
-		page, err := fetch(ctx, from, "http://"+netip.AddrPortFrom(addr, 80).String()+"/")
+		page, err := fetch(ctx, from, "http://"+at.String()+"/")
 		if err == nil && !strings.Contains(page, "nginx") {
 			err = fmt.Errorf("got %q", page)
 		}

@@ -30,6 +30,8 @@ var notRun = map[string]string{
 const (
 	up         = "docker compose up -d"
 	upBefore28 = "docker compose -f compose.yaml -f engine-before-28.yaml up -d"
+	adopt      = "docker compose config --format json | docker run --rm -i ghcr.io/alexcherrypi/anchord adopt --parent eth0 > compose.anchord.yaml"
+	adopted    = "docker compose -f compose.yaml -f compose.anchord.yaml exec anchord anchord status"
 	elsewhere  = "# on another machine of the LAN"
 	shownAddr  = "192.0.2.29" // the project's, in the README
 )
@@ -172,6 +174,12 @@ var promises = map[string]func(n *newcomer) error{
 		}
 		return nil
 	},
+	adopted: func(n *newcomer) error {
+		if status := n.outputOf[adopted]; !strings.Contains(status, "cloud        ready") || !strings.Contains(status, "tcp/8081  cloud-web-1") {
+			return fmt.Errorf("the status of the other project is\n%s", status)
+		}
+		return nil
+	},
 	"docker compose down": func(n *newcomer) error {
 		if l, err := n.findLease(n.name); err == nil {
 			return fmt.Errorf("there is still the lease %v", l)
@@ -188,7 +196,7 @@ var promises = map[string]func(n *newcomer) error{
 // the home directory. Images are there by the names that the README uses.
 func newcomersPath(s *site) {
 	for theirs, ours := range map[string]string{
-		"debian:12": lab.ImageBase, "nginx": lab.ImageNginx, "traefik/whoami": lab.ImagePeer,
+		"debian:12": s.engine.Release.Base, "nginx": lab.ImageNginx, "traefik/whoami": lab.ImagePeer,
 	} {
 		s.docker("tag", ours, theirs)
 	}
@@ -212,8 +220,11 @@ func newcomersPath(s *site) {
 			continue
 		}
 		for _, command := range b.commands() {
-			if command == up {
+			switch command {
+			case up:
 				n.save(n.readme[:i])
+			case adopt:
+				n.hasAlready("adopt/nextcloud/compose.yaml")
 			}
 			n.follow(command, strings.HasPrefix(b.text, elsewhere))
 		}
@@ -235,6 +246,20 @@ func (n *newcomer) save(shown []block) {
 	if n.engine.old {
 		n.write("engine-before-28.yaml", onLAN(readExample(n.T, "native/engine-before-28.yaml"), n.lan))
 	}
+}
+
+// hasAlready goes to the folder of a project that runs, without anchord.
+func (n *newcomer) hasAlready(example string) {
+	n.Helper()
+	p := &project{site: n.site, name: "cloud", dir: filepath.Join(n.home, "cloud")}
+	if err := os.Mkdir(p.dir, 0o755); err != nil {
+		n.Fatal(err)
+	}
+	p.write("compose.yaml", imageInLab.Replace(readExample(n.T, example)))
+	n.Cleanup(p.takeDown)
+	p.up()
+	p.files = append(p.files, filepath.Join(p.dir, "compose.anchord.yaml")) // which is to be made
+	n.cwd = p.dir
 }
 
 // follow runs a command and looks whether the README's promise comes true.
@@ -274,6 +299,7 @@ func (n *newcomer) run(command string, elsewhere bool) error {
 		theirs = strings.ReplaceAll(theirs, shownAddr, lease.Addr.String())
 	}
 	theirs = strings.ReplaceAll(theirs, "~/", n.home+"/")
+	theirs = strings.ReplaceAll(theirs, "--parent eth0", strings.Join(n.adoptOptions(n.iface()), " "))
 	host := n.engine.Root()
 	if elsewhere {
 		host = n.lan.Client

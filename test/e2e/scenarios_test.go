@@ -17,6 +17,7 @@ var scenarios = []scenario{
 	{name: "down leaves nothing", run: down},
 	{name: "nothing is left in the namespace", once: true, run: nothingLeftInNamespace},
 	{name: "another network is connected", run: networkConnected},
+	{name: "names after a network was made anew", run: namesLost},
 	{name: "the Docker socket is gone", once: true, run: dockerSocketGone},
 	{name: "hairpin", once: true, run: hairpin},
 	{name: "egress", run: egress, lan: lab.LANOptions{Remote: true}},

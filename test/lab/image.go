@@ -14,19 +14,20 @@ import (
 
 // The images that a lab can have. No registry is asked for any of them.
 const (
-	ImageAnchord = "anchord:lab"        // the repository's Dockerfile on ImageBase
-	ImageBase    = "anchord-base:lab"   // Debian with the tools that the Dockerfile wants
-	ImageForky   = "anchord-base:forky" // the same of a Debian whose tools are as new as Alpine's
-	ImageNginx   = "nginx:lab"          // a web server that logs clients, as the official image does
-	ImageHAProxy = "haproxy:lab"        // reads its configuration where the official image does
-	ImagePeer    = "peer:lab"           // test/peer: answers everyone with the address it sees
-	ImageServers = "servers:lab"        // the programs of the following ones, which differ in which they start
-	ImagePostfix = "postfix:lab"        // a mail server that logs who connects
-	ImageDovecot = "dovecot:lab"        // mailboxes by IMAP, filled by LMTP; every user's password is "secret"
-	ImageDNSmasq = "dnsmasq:lab"        // a name server; its arguments say of what
-	ImageCoturn  = "coturn:lab"         // a TURN server; its arguments are options, as the official image's are
-	ImageLDAP    = "ldap:lab"           // a directory on the ports of authentik's, with its example user
-	ImageRedis   = "redis:lab"          // a database that answers every address, as the official image does
+	ImageAnchord  = "anchord:lab"        // the repository's Dockerfile on ImageBase
+	ImageBase     = "anchord-base:lab"   // Debian with the tools that the Dockerfile wants
+	ImageForky    = "anchord-base:forky" // the same of a Debian whose tools are as new as Alpine's
+	ImageNginx    = "nginx:lab"          // a web server that logs clients, as the official image does
+	ImageHAProxy  = "haproxy:lab"        // reads its configuration where the official image does
+	ImagePeer     = "peer:lab"           // test/peer: answers everyone with the address it sees
+	ImageServers  = "servers:lab"        // the programs of the following ones, which differ in which they start
+	ImagePostfix  = "postfix:lab"        // a mail server that logs who connects
+	ImageDovecot  = "dovecot:lab"        // mailboxes by IMAP, filled by LMTP; every user's password is "secret"
+	ImageDNSmasq  = "dnsmasq:lab"        // a name server; its arguments say of what
+	ImageCoturn   = "coturn:lab"         // a TURN server; its arguments are options, as the official image's are
+	ImageLDAP     = "ldap:lab"           // a directory on the ports of authentik's, with its example user
+	ImageRedis    = "redis:lab"          // a database that answers every address, as the official image does
+	ImagePostgres = "postgres:lab"       // stands in for that database, where all that counts is that it answers and is ready
 )
 
 // debianImage is an image made of a tree, unchanged, or of another image.
@@ -63,7 +64,7 @@ var debianImages = []debianImage{
 		tree: tree{
 			name:     "image-nginx",
 			suite:    "bookworm",
-			packages: []string{"nginx-light"},
+			packages: []string{"nginx-light", "curl"}, // for health checks
 			prepare: slim + `
 ln -sf /dev/stdout /var/log/nginx/access.log
 ln -sf /dev/stderr /var/log/nginx/error.log`,
@@ -107,6 +108,10 @@ ln -sf /dev/stderr /var/log/nginx/error.log`,
 		name: ImageRedis, of: ImageServers,
 		changes: []string{`CMD ["redis-server", "--protected-mode", "no", "--save", ""]`, "EXPOSE 6379"},
 	},
+	{
+		name: ImagePostgres, of: ImageServers,
+		changes: []string{`CMD ["redis-server", "--protected-mode", "no", "--save", "", "--port", "5432"]`, "EXPOSE 5432"},
+	},
 }
 
 // servers is one tree for all servers that need no more than a few settings, so
@@ -117,7 +122,7 @@ var servers = tree{
 	packages: []string{
 		"coturn", "dnsmasq-base", "dovecot-imapd", "dovecot-lmtpd", "ldap-utils", "postfix", "redis-server", "slapd",
 	},
-	prepare: slim + setUpPostfix + setUpDovecot + setUpSlapd + noNames,
+	prepare: slim + setUpPostfix + setUpDovecot + setUpSlapd + setUpPostgres + noNames,
 	check:   []string{"sh", "-c", "postconf mail_version && redis-server --version && dovecot --version && slapcat -f /etc/ldap/slapd.conf"},
 }
 
@@ -131,6 +136,11 @@ postconf -F '*/*/chroot=n'`
 // A Tool on a host of the lab would wait for the machine's own name server.
 const noNames = `
 rm -f /etc/resolv.conf`
+
+// Health checks ask it, with options that this one does not know.
+const setUpPostgres = `
+printf '#!/bin/sh\nredis-cli -p 5432 ping | grep -q PONG\n' >/usr/local/bin/pg_isready
+chmod 755 /usr/local/bin/pg_isready`
 
 const setUpDovecot = `
 cat >/etc/dovecot/local.conf <<END

@@ -141,6 +141,7 @@ func (p *plan) writeAnchord(y *page) {
 	}
 	if p.Proxy {
 		y.line(3, "DOCKER_HOST: tcp://%s:2375", p.names.proxy)
+		y.line(3, `ANCHORD_AUTOSTART_SIBLINGS: "false"  # it cannot, by this proxy`)
 		y.line(2, "depends_on: [%s]", p.names.proxy)
 	} else {
 		y.line(2, "volumes:")
