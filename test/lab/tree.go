@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -205,17 +206,33 @@ func runQuiet(cmd *exec.Cmd, log string) error {
 	return nil
 }
 
-// debianMirror is the one that the machine itself installs packages from.
+// debianMirror is the one that the machine itself installs packages from,
+// whatever its suite: a mirror has all of them. Others may have a directory of the
+// suite's name, too; of Debian's own, most machines name that of its updates as well.
 func debianMirror(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "apt-get", "--print-uris", "update").Output()
 	if err != nil {
 		return "", fmt.Errorf("asking apt-get for the machine's Debian mirror: %w", err)
 	}
-	for _, line := range strings.Split(string(out), "\n") {
+	suites := "stable oldstable testing unstable sid bookworm trixie forky"
+	var mirror string
+	named := map[string]int{}
+	for line := range strings.Lines(string(out)) {
 		uri, _, _ := strings.Cut(strings.TrimPrefix(line, "'"), "'")
-		if mirror, ok := strings.CutSuffix(uri, "/dists/bookworm/InRelease"); ok {
-			return mirror, nil
+		base, release, found := strings.Cut(uri, "/dists/")
+		suite, found2 := strings.CutSuffix(release, "/InRelease")
+		if !found || !found2 {
+			continue
+		}
+		if main, _, _ := strings.Cut(suite, "-"); !slices.Contains(strings.Fields(suites), main) {
+			continue
+		}
+		if named[base]++; named[base] > named[mirror] {
+			mirror = base
 		}
 	}
-	return "", errors.New("the machine's apt sources name no mirror of Debian bookworm, add one to /etc/apt/sources.list.d")
+	if mirror == "" {
+		return "", errors.New("the machine's apt sources name no mirror of Debian, add one to /etc/apt/sources.list.d")
+	}
+	return mirror, nil
 }
