@@ -25,6 +25,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 const (
@@ -63,6 +65,10 @@ func beParallel() {
 // thread ends that made the child.
 func runInside() int {
 	runtime.LockOSThread()
+	if err := tools.Use("test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	bin, err := build()
 	if err != nil {
 		bin, _ = os.Open(os.DevNull)
@@ -130,7 +136,7 @@ func arrange() error {
 	if err := unix.Mount("tmpfs", scratch, "tmpfs", 0, ""); err != nil {
 		return fmt.Errorf("mounting the scratch directory: %w", err)
 	}
-	for _, d := range []string{"bin", "tmp", "share", "work"} {
+	for _, d := range []string{"bin", "tmp", "share", "work", "lib", "libwork"} {
 		if err := os.Mkdir(filepath.Join(scratch, d), 0o777); err != nil {
 			return err
 		}
@@ -182,7 +188,17 @@ func hideUsers() error {
 	if err := unix.Mount(scratch+"/passwd", "/etc/passwd", "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("hiding dhcpcd's user: %w", err)
 	}
-	// It is written to, which no container's is.
+	// It is written to, which no container's is. A machine without dhcpcd does not
+	// have the directory.
+	if _, err := os.Stat("/var/lib/dhcpcd"); err != nil {
+		opts := "lowerdir=/var/lib,upperdir=" + scratch + "/lib,workdir=" + scratch + "/libwork"
+		if err := unix.Mount("overlay", "/var/lib", "overlay", 0, opts); err != nil {
+			return fmt.Errorf("overlaying /var/lib: %w", err)
+		}
+		if err := os.Mkdir("/var/lib/dhcpcd", 0o755); err != nil {
+			return err
+		}
+	}
 	return unix.Mount("tmpfs", "/var/lib/dhcpcd", "tmpfs", 0, "")
 }
 
