@@ -20,12 +20,11 @@ help: ## List what there is
 
 .PHONY: demo
 demo: ## See it work: a LAN, an engine, a project on it (KEEP=1 leaves it up, in place of an earlier one)
-	@scripts/ready 'make demo' lab
-	PATH="$$PATH:$$(scripts/deps demo)" go run ./test/demo $(if $(KEEP),-keep)
+	@scripts/demo $(if $(KEEP),-keep)
 
 .PHONY: demo-down
 demo-down: ## Remove what `make demo KEEP=1` left up
-	go run ./test/demo -down
+	@scripts/demo -down
 
 .PHONY: test
 test: ## All tests, and that together they have seen every event
