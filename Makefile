@@ -8,7 +8,7 @@ BASE_IMAGE ?=
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/docs ./test/hooks ./test/peer/... ./test/script ./test/told/...
 
-# Debian's Go is made not to fetch the release that go.mod asks for.
+# Some distributions have a Go that fetches no newer one unless it is told to.
 export GOTOOLCHAIN := $(shell scripts/toolchain)
 
 # Where `make test` has its suites note the events that they see logged.
@@ -84,7 +84,7 @@ lint: ready ## gofumpt, vet, golangci-lint with the import rules, shellcheck
 	go vet ./...
 	$(GOLANGCI) run
 	$(GOLANGCI) fmt --diff
-	PATH="$$PATH:$$(scripts/deps lint)" shellcheck $$(git ls-files scripts rootfs .ci | xargs grep -lE '^#!.*sh$$')
+	PATH="$$PATH:$$(scripts/deps lint)" shellcheck $$(git ls-files scripts rootfs .ci | xargs grep -lE '^#!.*sh$$') test/lab/testdata/fresh-machine.sh
 
 .PHONY: ready
 ready: # Say what is missing before anything else happens

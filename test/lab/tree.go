@@ -206,25 +206,27 @@ func runQuiet(cmd *exec.Cmd, log string) error {
 	return nil
 }
 
-// debianMirror is the one that the machine itself installs packages from,
-// whatever its suite: a mirror has all of them. Others may have a directory of the
-// suite's name, too; of Debian's own, most machines name that of its updates as well.
+// debianMirror is the one that the machine itself installs packages from.
 func debianMirror(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "apt-get", "--print-uris", "update").Output()
 	if err != nil {
 		return "", fmt.Errorf("asking apt-get for the machine's Debian mirror: %w", err)
 	}
-	suites := "stable oldstable testing unstable sid bookworm trixie forky"
+	return mirrorAmong(string(out))
+}
+
+// mirrorAmong finds a Debian mirror in what apt-get would fetch, whatever the
+// machine's suite: a mirror has all of them. Others may have a directory of the
+// suite's name, too; but that of its updates is Debian's.
+func mirrorAmong(uris string) (string, error) {
+	suites := []string{"stable", "oldstable", "testing", "unstable", "sid", "bookworm", "trixie", "forky"}
 	var mirror string
 	named := map[string]int{}
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(uris) {
 		uri, _, _ := strings.Cut(strings.TrimPrefix(line, "'"), "'")
-		base, release, found := strings.Cut(uri, "/dists/")
-		suite, found2 := strings.CutSuffix(release, "/InRelease")
-		if !found || !found2 {
-			continue
-		}
-		if main, _, _ := strings.Cut(suite, "-"); !slices.Contains(strings.Fields(suites), main) {
+		base, file, _ := strings.Cut(uri, "/dists/")
+		suite, isRelease := strings.CutSuffix(file, "/InRelease")
+		if !isRelease || !slices.Contains(suites, strings.TrimSuffix(suite, "-updates")) {
 			continue
 		}
 		if named[base]++; named[base] > named[mirror] {
