@@ -31,7 +31,7 @@ exec chroot "$root" env --unset=ANCHORD_CACHE PATH=/usr/sbin:/usr/bin:/sbin:/bin
 	cd /src
 	state
 	for list in demo test lint; do
-		scripts/deps $list >/tmp/said 2>&1 || { cat /tmp/said /var/cache/anchord/tools.log; exit 1; }
+		scripts/deps $list >/tmp/said 2>&1 || { cat /tmp/said /var/cache/anchord/tools-*.log; exit 1; }
 	done
 	printf "\f\n"
 	state
