@@ -145,6 +145,9 @@ func arrange() error {
 	if err := installHooks(); err != nil {
 		return err
 	}
+	if err := showNames(); err != nil {
+		return err
+	}
 	if err := hideUsers(); err != nil {
 		return err
 	}
@@ -154,7 +157,12 @@ func arrange() error {
 // installHooks puts rootfs/usr/share/anchord where the program looks for it.
 // The overlay makes the mount point without touching the machine's /usr/share.
 func installHooks() error {
-	opts := "lowerdir=/usr/share,upperdir=" + scratch + "/share,workdir=" + scratch + "/work"
+	// ip has its names of protocols here or in /etc.
+	lower := "/usr/share"
+	for _, dir := range tools.Dirs() {
+		lower += ":" + dir + "/tree/usr/share"
+	}
+	opts := "lowerdir=" + lower + ",upperdir=" + scratch + "/share,workdir=" + scratch + "/work"
 	if err := unix.Mount("overlay", "/usr/share", "overlay", 0, opts); err != nil {
 		return fmt.Errorf("overlaying /usr/share: %w", err)
 	}
@@ -170,6 +178,23 @@ func installHooks() error {
 		return nil
 	}
 	return unix.Mount(source, "/usr/share/anchord", "", unix.MS_BIND, "")
+}
+
+// showNames puts ip's names of protocols where it looks for them, on a machine
+// without iproute2.
+func showNames() error {
+	if _, err := os.Stat("/etc/iproute2"); err == nil {
+		return nil
+	}
+	for _, dir := range tools.Dirs() {
+		if _, err := os.Stat(dir + "/tree/etc/iproute2"); err == nil {
+			if err := unix.Mount("overlay", "/etc", "overlay", 0, "lowerdir=/etc:"+dir+"/tree/etc"); err != nil {
+				return fmt.Errorf("overlaying /etc: %w", err)
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 // hideUsers takes away the users for whom dhcpcd would give up its rights, as
