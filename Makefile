@@ -8,6 +8,9 @@ BASE_IMAGE ?=
 GOLANGCI    = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 UNIT        = . ./cmd/... ./exec ./templates ./watch ./test/fakedocker ./test/docs ./test/hooks ./test/peer/... ./test/script ./test/told/...
 
+# Some distributions have a Go that fetches no newer one unless it is told to.
+export GOTOOLCHAIN := $(shell scripts/toolchain)
+
 # Where `make test` has its suites note the events that they see logged.
 EVENTS_SEEN = $(CURDIR)/.events-seen
 
@@ -16,42 +19,43 @@ help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: deps ## See it work: a LAN, an engine, a project on it (KEEP=1 leaves it up, in place of an earlier one)
-	go run ./test/demo $(if $(KEEP),-keep)
+demo: ## See it work: a LAN, an engine, a project on it (KEEP=1 leaves it up, in place of an earlier one)
+	@scripts/demo $(if $(KEEP),-keep)
 
 .PHONY: demo-down
 demo-down: ## Remove what `make demo KEEP=1` left up
-	go run ./test/demo -down
+	@scripts/demo -down
 
 .PHONY: test
 test: ## All tests, and that together they have seen every event
+	@scripts/ready 'make test' lab
 	rm -f '$(EVENTS_SEEN)'
 	ANCHORD_EVENTS_SEEN='$(EVENTS_SEEN)' $(MAKE) unit contrib release-test netns e2e
 	go run ./test/told/untold '$(EVENTS_SEEN)'
 
 .PHONY: unit
-unit: deps ## Tests without a network: domain, rendering, scripted runs
+unit: ready ## Tests without a network: domain, rendering, scripted runs
 	scripts/gotest pkgname -timeout 10m $(UNIT)
 
 .PHONY: contrib
-contrib: deps ## Tests of the alert rules and the dashboard, with promtool and Loki's parser
+contrib: ready ## Tests of the alert rules and the dashboard, with promtool and Loki's parser
 	scripts/gotest pkgname -timeout 5m ./test/contrib
 	cd contrib/loki/check && go test -count=1 .
 
 .PHONY: release-test
-release-test: ## A release is made twice: the same bytes, static, stamped
+release-test: ready ## A release is made twice: the same bytes, static, stamped
 	scripts/gotest pkgname -timeout 15m ./test/release
 
 .PHONY: netns
-netns: deps ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Docker
+netns: lab ## Tests with real nft, ip, conntrack and DHCP in namespaces, no Docker
 	scripts/gotest pkgname -timeout 15m ./test/netns
 
 .PHONY: e2e
-e2e: deps ## Tests with real engines (20.10, 28 and 29)
+e2e: lab ## Tests with real engines (20.10, 28 and 29)
 	scripts/gotest standard-verbose -p 1 -timeout 60m ./test/lab ./test/e2e
 
 .PHONY: bench
-bench: deps ## Measure latency, loss, throughput and idle cost
+bench: lab ## Measure latency, loss, throughput and idle cost
 	go run ./test/bench
 
 .PHONY: golden
@@ -59,7 +63,7 @@ golden: ## Write anew what is made from the code: golden files, parts of docs/
 	go test . ./cmd/anchord ./cmd/anchord/adopt ./templates -update
 
 .PHONY: picture
-picture: deps ## Draw docs/img/dashboard.svg anew, from a run of five minutes
+picture: lab ## Draw docs/img/dashboard.svg anew, from a run of five minutes
 	go test -count=1 -run '^TestDashboard$$' ./test/netns -args -picture '$(CURDIR)/docs/img/dashboard.svg'
 
 .PHONY: build
@@ -76,12 +80,17 @@ image: ## Build the image into docker's current host (IMAGE=name:tag BASE_IMAGE=
 	scripts/image '$(IMAGE)' '$(BASE_IMAGE)'
 
 .PHONY: lint
-lint: deps ## gofumpt, vet, golangci-lint with the import rules, shellcheck
+lint: ready ## gofumpt, vet, golangci-lint with the import rules, shellcheck
 	go vet ./...
 	$(GOLANGCI) run
 	$(GOLANGCI) fmt --diff
-	shellcheck $$(git ls-files scripts rootfs .ci | xargs grep -lE '^#!.*sh$$')
+	PATH="$$PATH:$$(scripts/deps lint)" shellcheck $$(git ls-files scripts rootfs .ci | xargs grep -lE '^#!.*sh$$') test/lab/testdata/fresh-machine.sh
 
-.PHONY: deps
-deps: # Install what is missing of the distribution's packages
-	@scripts/deps
+.PHONY: ready
+ready: # Say what is missing before anything else happens
+	@scripts/ready 'make $(firstword $(MAKECMDGOALS))'
+
+.PHONY: lab
+lab: # The same for what makes labs; and fetch programs now, when one sees it
+	@scripts/ready 'make $(firstword $(MAKECMDGOALS))' lab
+	@scripts/deps test >/dev/null

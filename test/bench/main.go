@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // measurement is one group of rows of the table.
@@ -90,6 +91,10 @@ func run(ctx context.Context, b *bench, chosen []measurement) int {
 	began, code := time.Now(), 0
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: it makes namespaces: run it as root")
+		return 1
+	}
+	if err := tools.Use("test"); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
 	fmt.Println(machine())

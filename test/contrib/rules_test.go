@@ -4,6 +4,7 @@
 package contrib_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/AlexCherrypi/anchord/test/dashboard"
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 const root = "../../"
@@ -61,12 +63,20 @@ func text(t *testing.T, path string) string {
 	return string(b)
 }
 
+func TestMain(m *testing.M) {
+	if err := tools.Use("test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
 	cmd := exec.Command(dashboard.Program("promtool"), args...)
 	cmd.Dir = root + "contrib/prometheus"
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("promtool %s: %v (scripts/deps fetches it)\n%s", strings.Join(args, " "), err, out)
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 

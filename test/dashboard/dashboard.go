@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // Path of the dashboard from the repository's root.
@@ -73,12 +75,6 @@ func (t Target) Query(interval string) string {
 	return strings.NewReplacer("$job", "anchord", "$instance", ".+", "$__rate_interval", interval).Replace(t.Expr)
 }
 
-// Program is the path of a program of Debian's prometheus package, which
-// scripts/deps unpacks.
-func Program(name string) string {
-	cache := os.Getenv("ANCHORD_CACHE")
-	if cache == "" {
-		cache = "/var/cache/anchord"
-	}
-	return filepath.Join(cache, "prometheus/usr/bin", name)
-}
+// Program is the path of a program of Debian's prometheus package, after
+// tools.Use("test").
+func Program(name string) string { return tools.File(name) }

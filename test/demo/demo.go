@@ -14,15 +14,6 @@ import (
 	"github.com/AlexCherrypi/anchord/test/peer/probe"
 )
 
-const intro = `anchord makes one Docker Compose project look like one server on the LAN: the
-project gets an address of its own from the LAN's DHCP server, clients reach its
-services there, the services see who the clients really are, and what the project
-sends out comes from that same address. Here it is, on a small but real LAN:
-
-   client ──┬── router (DHCP server)
-            └── docker-host ── project "myserver": anchord, web, whoami
-`
-
 const outro = `That is all: one Compose file (examples/native/compose.yaml), and a network in which
 the project is a server like any other. To try it on your own LAN, put the name of
 your network interface into that file; see README.md.`
@@ -36,7 +27,6 @@ func show(ctx context.Context, s *screen, keep bool) (err error) {
 			return err
 		}
 	}
-	s.note("%s", intro)
 	st, err := build(ctx, s, keep)
 	if st == nil && ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", errInterrupted, err)

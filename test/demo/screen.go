@@ -11,18 +11,21 @@ import (
 
 // screen writes for a person; on a terminal, titles and commands stand out.
 type screen struct {
-	mu    sync.Mutex
-	out   io.Writer
-	color bool
-	steps int
+	mu       sync.Mutex
+	out      io.Writer
+	details  *os.File // where what is not shown can be read
+	terminal bool
+	color    bool
+	began    time.Time
+	steps    int
 }
 
-func newScreen(out io.Writer) *screen {
-	s := &screen{out: out}
-	if f, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
-		info, err := f.Stat()
-		s.color = err == nil && info.Mode()&os.ModeCharDevice != 0
+func newScreen(out, details *os.File) *screen {
+	s := &screen{out: out, details: details, began: time.Now()}
+	if info, err := out.Stat(); err == nil && os.Getenv("TERM") != "dumb" {
+		s.terminal = info.Mode()&os.ModeCharDevice != 0
 	}
+	s.color = s.terminal && os.Getenv("NO_COLOR") == ""
 	return s
 }
 
@@ -76,38 +79,74 @@ func (s *screen) checked(format string, args ...any) {
 
 func (s *screen) last(line string) { s.print("\n" + line + "\n") }
 
-// progress is what happens while slow things happen: what is being done, what
-// the lab says, and a sign of life now and then.
-func (s *screen) progress(what string) (done func()) {
-	s.print(indent(what) + "\n")
-	start, end := time.Now(), make(chan struct{})
-	go func() {
-		ticker := time.NewTicker(15 * time.Second)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-end:
-				return
-			case <-ticker.C:
-				s.print(indent(s.paint(dim, fmt.Sprintf("  … %.0f s", time.Since(start).Seconds()))) + "\n")
-			}
-		}
-	}()
-	return func() { close(end) }
+// progress shows one line while slow things happen: what is being done, as the
+// lab says, and for how long. It moves on a terminal; elsewhere there is a line
+// now and then.
+type progress struct {
+	*screen
+	mu   sync.Mutex
+	what string
+	at   time.Time // since when it is that
+	end  chan struct{}
+	done sync.WaitGroup
 }
 
-// labLog takes the lab's own messages, without the lab's name.
-func (s *screen) labLog() io.Writer { return labLog{s} }
+func (s *screen) progress(what string) *progress {
+	p := &progress{screen: s, what: what, at: time.Now(), end: make(chan struct{})}
+	p.done.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			p.show()
+			select {
+			case <-p.end:
+				return
+			case <-ticker.C:
+			}
+		}
+	})
+	return p
+}
 
-type labLog struct{ *screen }
+func (p *progress) show() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	seconds := int(time.Since(p.began).Seconds())
+	line := fmt.Sprintf("   Preparing: %s, %d s", p.what, seconds)
+	switch {
+	case p.terminal:
+		// A line that wraps would not be written over.
+		p.print("\r\x1b[K" + string([]rune(line)[:min(79, len([]rune(line)))]))
+	case int(time.Since(p.at).Seconds()) == 5, seconds > 0 && seconds%30 == 0:
+		p.print(line + "\n")
+	}
+}
 
-func (l labLog) Write(p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
+// Write takes the lab's own messages, without the lab's name.
+func (p *progress) Write(b []byte) (int, error) {
+	fmt.Fprintf(p.details, "%s", b)
+	for line := range strings.Lines(string(b)) {
 		if _, said, found := strings.Cut(line, ": "); found {
-			l.print(indent("  "+strings.TrimSpace(said)) + "\n")
+			p.mu.Lock()
+			// How long each takes alone is no help when several are made at once.
+			said, _, _ = strings.Cut(strings.TrimSpace(said), " (")
+			p.what, p.at = said, time.Now()
+			p.mu.Unlock()
 		}
 	}
-	return len(p), nil
+	return len(b), nil
+}
+
+// stop ends the line, and says that everything is there.
+func (p *progress) stop(err error) {
+	close(p.end)
+	p.done.Wait()
+	if p.terminal {
+		p.print("\r\x1b[K")
+	}
+	if err == nil {
+		p.print(fmt.Sprintf("   Ready after %d s.\n", int(time.Since(p.began).Seconds())))
+	}
 }
 
 func indent(text string) string {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // stage is where the demo plays: a lab with one LAN, and the project's folder.
@@ -57,17 +58,15 @@ func kept() ([]*lab.Lab, error) {
 
 // build raises the lab and puts the project's folder into it. On error it
 // gives what there is, for the caller to remove.
-func build(ctx context.Context, s *screen, keep bool) (*stage, error) {
+func build(ctx context.Context, s *screen, keep bool) (_ *stage, err error) {
 	example, err := os.ReadFile(exampleFile)
 	if err != nil {
 		return nil, fmt.Errorf("%w (run the demo from the repository's top directory)", err)
 	}
-	done := s.progress("Raising a LAN and a private Docker engine 28, and building the image.\n" +
-		"Nothing of this machine's own network or Docker is touched.\n" +
-		"(The first time, small Debian systems are put together: about two minutes.)")
-	defer done()
+	p := s.progress("a LAN, a Docker engine 28 and the image")
+	defer func() { p.stop(err) }()
 	l, err := lab.Up(ctx, lab.Options{
-		Keep: keep, Log: s.labLog(),
+		Keep: keep, Log: p,
 		Images: []string{lab.ImageAnchord, lab.ImageNginx, lab.ImagePeer},
 	})
 	if err != nil {
@@ -84,10 +83,11 @@ func build(ctx context.Context, s *screen, keep bool) (*stage, error) {
 	if err != nil {
 		return st, err
 	}
-	return st, errors.Join(
+	err = errors.Join(
 		os.WriteFile(filepath.Join(st.dir, "compose.yaml"), example, 0o644),
 		os.WriteFile(filepath.Join(st.dir, "compose.override.yaml"), []byte(override(parent)), 0o644),
 	)
+	return st, err
 }
 
 // override holds the only differences from the example: no registry is asked
@@ -201,6 +201,10 @@ func (st *stage) explain(ctx context.Context) {
 // enter tells how to get into each host of a demo that stays up.
 func (st *stage) enter(address netip.Addr) {
 	st.note("\nThe demo stays up, remove it with: make demo-down")
+	if dirs := tools.Dirs(); len(dirs) > 0 {
+		st.note("\nSome programs are not this machine's own; they are found with:")
+		st.note("   export PATH=$PATH:%s/bin", strings.Join(dirs, "/bin:"))
+	}
 	st.note("\nA shell on the LAN's client (%s), where the project is at %s:", st.lan.Client.Addr, address)
 	st.note("   nsenter --net=%s busybox wget -qO- http://%s:8080", st.lan.Client.Netns(), address)
 	st.note("   nsenter --net=%s bash", st.lan.Client.Netns())

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord/test/lab"
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // reaperFor makes this program a process that removes what the tests left.
@@ -21,6 +22,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(reaperFor) != "" {
 		reap()
 		return
+	}
+	if err := tools.Use("test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	go machine.watch()
 	flag.Parse()

@@ -31,7 +31,9 @@ services:
 	p.up()
 	p.reachable(80)
 	// On the other network, which web, being on two, does not ask for itself.
-	knows := func() string { return p.resolves(p.enter("web"), []string{"db"}) + p.resolves(p.enter("db"), []string{"web"}) }
+	knows := func() string {
+		return p.resolves(p.enter("web"), []string{"db"}) + p.resolves(p.enter("db"), []string{"web"})
+	}
 	if known := knows(); known != "dbweb" {
 		s.Fatalf("they know only %q of each other", known)
 	}

@@ -122,6 +122,9 @@ func TestReadmeHasTheCommandsThatThePathKnows(t *testing.T) {
 	}
 }
 
+// onlyProgress is what the demo prints while it is prepared.
+var onlyProgress = regexp.MustCompile(`^(   Preparing: .*\n)*   Ready after \d+ s\.$`)
+
 // TestDemo runs the first of the README's commands. The demo checks each fact that
 // it shows.
 func TestDemo(t *testing.T) {
@@ -132,8 +135,17 @@ func TestDemo(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
-	if out, err := try(cmd); err != nil || !strings.HasSuffix(strings.TrimSpace(out), "demo: ok") {
+	out, err := try(cmd)
+	if err != nil || !strings.HasSuffix(strings.TrimSpace(out), "demo: ok") {
 		t.Errorf("%v\n%s", err, out)
+	}
+	intro, err := os.ReadFile(filepath.Join(repository, "test/demo/intro.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	preparing, _, _ := strings.Cut(out, "\n\n1. ")
+	if preparing, found := strings.CutPrefix(preparing, string(intro)); !found || !onlyProgress.MatchString(preparing) {
+		t.Errorf("before its first step it prints\n%s\nand not what it is and its line of progress alone", preparing)
 	}
 }
 

@@ -18,9 +18,18 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 var shells = map[string][]string{"ash": {"busybox", "ash"}, "dash": {"dash"}}
+
+func TestMain(m *testing.M) {
+	if err := tools.Use("demo"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
 
 // place is a run directory and where the hook is started.
 type place struct {

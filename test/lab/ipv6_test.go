@@ -263,7 +263,7 @@ func leasesIPv6(t *testing.T, lan *LAN, h *Host) {
 	}
 	leased := func() Lease6 {
 		// Its files are at fixed places, the same for every host of this machine.
-		const isolated = `mount -t tmpfs none /run && mount --bind "$1" /var/lib/dhcpcd && shift && exec "$@"`
+		const isolated = `mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir /var/lib/dhcpcd && mount --bind "$1" /var/lib/dhcpcd && shift && exec "$@"`
 		client := h.Command(t.Context(), "unshare", "--mount", "sh", "-c", isolated, "-", dir,
 			"dhcpcd", "--nobackground", "--noconfigure", "--config", conf, "eth0")
 		if err := client.Start(); err != nil {

@@ -94,8 +94,9 @@ func (lan *LAN) keaDaemon(version string, conf object) (daemon, error) {
 	before, _ := os.ReadFile(lan.DHCPLog())
 	return daemon{
 		argv: []string{program, "-c", path},
-		env:  []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=" + dir},
-		pid:  filepath.Join(dir, strings.TrimSuffix(filepath.Base(path), ".conf")+"."+program+".pid"),
+		// Kea 2.6 takes no other directory for leases than its own, unless it is told so.
+		env: []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=" + dir, "KEA_DHCP_DATA_DIR=" + dir},
+		pid: filepath.Join(dir, strings.TrimSuffix(filepath.Base(path), ".conf")+"."+program+".pid"),
 		ready: func() (bool, error) {
 			now, err := os.ReadFile(lan.DHCPLog())
 			return strings.Contains(string(now[min(len(before), len(now)):]), "DHCP"+version+"_STARTED"), err

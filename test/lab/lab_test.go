@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/AlexCherrypi/anchord/test/peer/probe"
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // TestMain serves as the process whose lab is orphaned, too.
@@ -28,6 +29,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if err := tools.Use("test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -221,11 +222,29 @@ func debianMirror(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("asking apt-get for the machine's Debian mirror: %w", err)
 	}
-	for _, line := range strings.Split(string(out), "\n") {
+	return mirrorAmong(string(out))
+}
+
+// mirrorAmong finds a Debian mirror in what apt-get would fetch, whatever the
+// machine's suite: a mirror has all of them. Others may have a directory of the
+// suite's name, too; but that of its updates is Debian's.
+func mirrorAmong(uris string) (string, error) {
+	suites := []string{"stable", "oldstable", "testing", "unstable", "sid", "bookworm", "trixie", "forky"}
+	var mirror string
+	named := map[string]int{}
+	for line := range strings.Lines(uris) {
 		uri, _, _ := strings.Cut(strings.TrimPrefix(line, "'"), "'")
-		if mirror, ok := strings.CutSuffix(uri, "/dists/bookworm/InRelease"); ok {
-			return mirror, nil
+		base, file, _ := strings.Cut(uri, "/dists/")
+		suite, isRelease := strings.CutSuffix(file, "/InRelease")
+		if !isRelease || !slices.Contains(suites, strings.TrimSuffix(suite, "-updates")) {
+			continue
+		}
+		if named[base]++; named[base] > named[mirror] {
+			mirror = base
 		}
 	}
-	return "", errors.New("the machine's apt sources name no mirror of Debian bookworm, add one to /etc/apt/sources.list.d")
+	if mirror == "" {
+		return "", errors.New("the machine's apt sources name no mirror of Debian, add one to /etc/apt/sources.list.d")
+	}
+	return mirror, nil
 }

@@ -42,7 +42,7 @@ func (w *world) prometheus(targets map[string]string) *dashboard.Prometheus {
 	eventually(w.t, hang, func() error {
 		select {
 		case <-p.exited:
-			w.t.Fatalf("prometheus (scripts/deps fetches it) ended: %v\n%s", p.err, p.errOut)
+			w.t.Fatalf("prometheus ended: %v\n%s", p.err, p.errOut)
 		default:
 		}
 		_, err := asked.Range("up", time.Now().Add(-time.Minute), time.Now(), time.Second)

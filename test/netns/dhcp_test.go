@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // leasing is a project with the DHCP server that a test commands.
@@ -526,22 +528,27 @@ func (w *world) caged(env ...string) (*anchord, *cage) {
 	dir := filepath.Join(w.dir, "cage")
 	c := &cage{w, filepath.Join(dir, "upper"), filepath.Join(dir, "run")}
 	inside := filepath.Join(dir, "root")
-	for _, d := range []string{c.upper, c.run + "/bin", c.run + strings.TrimPrefix(w.runDir(), "/run"), dir + "/work", inside, w.runDir()} {
+	for _, d := range []string{c.upper, c.run + "/bin", c.run + strings.TrimPrefix(w.runDir(), "/run"), dir + "/work", dir + "/below/var/lib/dhcpcd", inside, w.runDir()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for _, d := range tools.Dirs() {
+		if err := os.MkdirAll(dir+"/below"+d, 0o755); err != nil {
 			w.t.Fatal(err)
 		}
 	}
 	w.write("cage/run"+strings.TrimPrefix(w.dir, "/run")+"/d.sock", "")
 	cmd := w.command(w.boxID, env)
 	script := `set -e
-		mount -t overlay overlay -o "lowerdir=/,upperdir=$DIR/upper,workdir=$DIR/work" "$DIR/root"
-		for d in /proc /sys /dev /usr/share /etc/passwd; do mount --rbind $d "$DIR/root$d"; done
+		mount -t overlay overlay -o "lowerdir=$DIR/below:/,upperdir=$DIR/upper,workdir=$DIR/work" "$DIR/root"
+		for d in /proc /sys /dev /usr/share /etc/passwd $TOOLS; do mount --rbind $d "$DIR/root$d"; done
 		mount -t tmpfs leases "$DIR/root/var/lib/dhcpcd"
 		mount --bind "$DIR/run" "$DIR/root/run"
 		for f in /run/bin "$W/run" "$W/d.sock"; do mount --bind "$f" "$DIR/root$f"; done
 		exec chroot "$DIR/root" "$@"`
 	cmd.Args = append([]string{"unshare", "-m", "sh", "-c", script, "cage"}, program(w.t))
-	cmd.Env = append(cmd.Env, "DIR="+dir, "W="+w.dir)
+	cmd.Env = append(cmd.Env, "DIR="+dir, "W="+w.dir, "TOOLS="+strings.Join(tools.Dirs(), " "))
 	return w.launch(w.box, w.runDir(), cmd), c
 }
 

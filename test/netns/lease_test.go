@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 // signal is sent to every process inside whose name is this.
@@ -645,7 +647,7 @@ func TestAJumpOfTheWallClockEndsNoLease(t *testing.T) {
 }
 
 // fakeClock is the wall clock of the DHCP clients: they are found in path
-// first, in wrappers that preload libfaketime (Debian package libfaketime).
+// first, in wrappers that preload libfaketime.
 type fakeClock struct {
 	w    *world
 	path string
@@ -653,17 +655,13 @@ type fakeClock struct {
 
 func (w *world) fakeClock() *fakeClock {
 	w.t.Helper()
-	libraries, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
-	if len(libraries) == 0 {
-		w.t.Fatal("libfaketime is missing: apt-get install libfaketime")
-	}
 	c := &fakeClock{w: w, path: w.dir + "/bin:" + os.Getenv("PATH")}
 	if err := os.Mkdir(w.dir+"/bin", 0o755); err != nil {
 		w.t.Fatal(err)
 	}
 	c.set("+0")
 	wrapper := fmt.Sprintf("#!/bin/sh\nPATH=%s LD_PRELOAD=%s FAKETIME_TIMESTAMP_FILE=%s/clock FAKETIME_NO_CACHE=1 DONT_FAKE_MONOTONIC=1 exec \"${0##*/}\" \"$@\"\n",
-		os.Getenv("PATH"), libraries[0], w.dir)
+		os.Getenv("PATH"), tools.File("libfaketime.so.1"), w.dir)
 	for _, name := range []string{"udhcpc", "dhcpcd", "date"} {
 		if err := os.WriteFile(filepath.Join(w.dir, "bin", name), []byte(wrapper), 0o755); err != nil {
 			w.t.Fatal(err)

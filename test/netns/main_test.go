@@ -25,6 +25,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/AlexCherrypi/anchord/test/tools"
 )
 
 const (
@@ -63,6 +65,10 @@ func beParallel() {
 // thread ends that made the child.
 func runInside() int {
 	runtime.LockOSThread()
+	if err := tools.Use("test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	bin, err := build()
 	if err != nil {
 		bin, _ = os.Open(os.DevNull)
@@ -130,13 +136,16 @@ func arrange() error {
 	if err := unix.Mount("tmpfs", scratch, "tmpfs", 0, ""); err != nil {
 		return fmt.Errorf("mounting the scratch directory: %w", err)
 	}
-	for _, d := range []string{"bin", "tmp", "share", "work"} {
+	for _, d := range []string{"bin", "tmp", "share", "work", "lib", "libwork"} {
 		if err := os.Mkdir(filepath.Join(scratch, d), 0o777); err != nil {
 			return err
 		}
 	}
 	os.Setenv("TMPDIR", scratch+"/tmp")
 	if err := installHooks(); err != nil {
+		return err
+	}
+	if err := showNames(); err != nil {
 		return err
 	}
 	if err := hideUsers(); err != nil {
@@ -148,7 +157,12 @@ func arrange() error {
 // installHooks puts rootfs/usr/share/anchord where the program looks for it.
 // The overlay makes the mount point without touching the machine's /usr/share.
 func installHooks() error {
-	opts := "lowerdir=/usr/share,upperdir=" + scratch + "/share,workdir=" + scratch + "/work"
+	// ip has its names of protocols here or in /etc.
+	lower := "/usr/share"
+	for _, dir := range tools.Dirs() {
+		lower += ":" + dir + "/tree/usr/share"
+	}
+	opts := "lowerdir=" + lower + ",upperdir=" + scratch + "/share,workdir=" + scratch + "/work"
 	if err := unix.Mount("overlay", "/usr/share", "overlay", 0, opts); err != nil {
 		return fmt.Errorf("overlaying /usr/share: %w", err)
 	}
@@ -164,6 +178,23 @@ func installHooks() error {
 		return nil
 	}
 	return unix.Mount(source, "/usr/share/anchord", "", unix.MS_BIND, "")
+}
+
+// showNames puts ip's names of protocols where it looks for them, on a machine
+// without iproute2.
+func showNames() error {
+	if _, err := os.Stat("/etc/iproute2"); err == nil {
+		return nil
+	}
+	for _, dir := range tools.Dirs() {
+		if _, err := os.Stat(dir + "/tree/etc/iproute2"); err == nil {
+			if err := unix.Mount("overlay", "/etc", "overlay", 0, "lowerdir=/etc:"+dir+"/tree/etc"); err != nil {
+				return fmt.Errorf("overlaying /etc: %w", err)
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 // hideUsers takes away the users for whom dhcpcd would give up its rights, as
@@ -182,7 +213,17 @@ func hideUsers() error {
 	if err := unix.Mount(scratch+"/passwd", "/etc/passwd", "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("hiding dhcpcd's user: %w", err)
 	}
-	// It is written to, which no container's is.
+	// It is written to, which no container's is. A machine without dhcpcd does not
+	// have the directory.
+	if _, err := os.Stat("/var/lib/dhcpcd"); err != nil {
+		opts := "lowerdir=/var/lib,upperdir=" + scratch + "/lib,workdir=" + scratch + "/libwork"
+		if err := unix.Mount("overlay", "/var/lib", "overlay", 0, opts); err != nil {
+			return fmt.Errorf("overlaying /var/lib: %w", err)
+		}
+		if err := os.Mkdir("/var/lib/dhcpcd", 0o755); err != nil {
+			return err
+		}
+	}
 	return unix.Mount("tmpfs", "/var/lib/dhcpcd", "tmpfs", 0, "")
 }
 
