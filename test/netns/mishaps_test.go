@@ -97,7 +97,7 @@ func (w *world) leaveTransit() {
 // rejoinTransit connects it again: with the same name and another MAC.
 func (w *world) rejoinTransit(ip, ip6 string) {
 	w.plug(w.box, "transit0", "br-transit", ip+"/24", ip6+"/64")
-	w.docker.Connect(w.boxID, transitNet, w.transitEndpoint(w.box, ip, ip6, true))
+	w.docker.Connect(w.boxID, transitNet, w.transitEndpoint(w.box, ip, ip6, true, "anchord"))
 }
 
 func TestTheServicesNetworkIsLeftAndJoinedAgain(t *testing.T) {

@@ -200,8 +200,7 @@ func (w *world) startDocker(s setup) {
 	w.t.Cleanup(srv.Close)
 	w.docker = srv
 	srv.SetNetwork(transitNetwork(s))
-	transit := w.transitEndpoint(w.box, boxIP, boxIP6, s.ipv6)
-	transit.Aliases = []string{"anchord"}
+	transit := w.transitEndpoint(w.box, boxIP, boxIP6, s.ipv6, "anchord")
 	attached := map[string]network.EndpointSettings{transitNet: transit}
 	if s.parent == "" {
 		lan, ep := lanAttachment(s)
@@ -253,8 +252,9 @@ func transitNetwork(s setup) network.Inspect {
 	return n
 }
 
-func (w *world) transitEndpoint(n *ns, ip, ip6 string, ipv6 bool) network.EndpointSettings {
-	ep := network.EndpointSettings{IPAddress: ip, IPPrefixLen: 24, Gateway: transitGW, MacAddress: n.mac("transit0")}
+// transitEndpoint is a container's place inside, with the names that Compose gives it.
+func (w *world) transitEndpoint(n *ns, ip, ip6 string, ipv6 bool, names ...string) network.EndpointSettings {
+	ep := network.EndpointSettings{IPAddress: ip, IPPrefixLen: 24, Gateway: transitGW, MacAddress: n.mac("transit0"), Aliases: names}
 	if ipv6 {
 		ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = ip6, 64, transitGW6
 	}
@@ -315,8 +315,7 @@ func (b *backend) container(expose string) fakedocker.Container {
 	if expose != "" {
 		labels["anchord.expose"] = expose
 	}
-	transit := b.w.transitEndpoint(b.ns, b.ip, b.ip6, true)
-	transit.Aliases = []string{b.name, service}
+	transit := b.w.transitEndpoint(b.ns, b.ip, b.ip6, true, b.name, service)
 	return fakedocker.Container{Name: b.name, Image: b.name, Labels: labels, Networks: map[string]network.EndpointSettings{transitNet: transit}}
 }
 
