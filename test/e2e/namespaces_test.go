@@ -64,9 +64,11 @@ func strandedAreStarted(s *site) {
 services:
   sibling:
     image: peer:lab
+    command: [serve, "tcp:81"]
     network_mode: "container:waiting-target"
   patient:
     image: peer:lab
+    command: [serve, "tcp:82"]
     network_mode: "container:waiting-target"
     depends_on: {slow: {condition: service_healthy}}
   slow:
@@ -91,9 +93,9 @@ services:
 		s.Fatalf("the siblings were to fail: %s", out)
 	}
 	s.run("waiting-target", "peer:lab")
+	p.compose("up", "--detach", "--no-deps", "slow")
 	p.up("anchord")
 	s.within(patience, time.Now(), "the sibling that was stranded before anchord started runs", s.isRunning(p.container("sibling"), ""))
-	p.compose("up", "--detach", "--no-deps", "slow")
 	s.stays(3*time.Second, "that waits for a service's health", func(context.Context) error {
 		c, err := s.inspectNamed(p.container("patient"))
 		if err == nil && c.State.Running {
