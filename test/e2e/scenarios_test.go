@@ -49,10 +49,10 @@ var alone = []scenario{
 	{name: "tables and route deleted by hand", once: true, run: repairedByHand},
 	{name: "wrapped: a target is recreated", run: wrappedRecreated},
 	{name: "wrapped: a target's name is forgotten", run: wrappedForgotten},
-	{name: "a container stays on another project's network", run: externalRebinder},
+	{name: "a container stays on another project's network", once: true, run: externalRebinder},
 	{name: "fifty recreations", once: true, run: fiftyRecreations},
 	{name: "the newcomer's path", run: newcomersPath},
-	{name: "comparison", run: comparison, lan: lab.LANOptions{IPv6: lab.SLAAC}},
+	{name: "comparison", once: true, run: comparison, lan: lab.LANOptions{IPv6: lab.SLAAC}},
 }
 
 // aloneUnfiltered run like them, without that filter.
