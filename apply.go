@@ -600,28 +600,15 @@ func (r *Reconciler) endStaleFlows(ctx context.Context, before State) error {
 	}
 	for _, f := range Families {
 		for _, p := range Protocols {
-			if !r.flowsDue && !mayLeaveStale(p, entriesOf(before, f, p), entriesOf(r.state, f, p)) {
-				continue
+			was := entriesOf(before, f, p)
+			if r.flowsDue || !slices.Equal(was, entriesOf(r.state, f, p)) {
+				errs = append(errs, r.endStale(ctx, f, p, own, was))
 			}
-			errs = append(errs, r.endStale(ctx, f, p, own, entriesOf(before, f, p)))
 		}
 	}
 	err := errors.Join(errs...)
 	r.flowsDue = err != nil
 	return err
-}
-
-// mayLeaveStale says whether a change of entries can leave flows behind: a new
-// TCP port cannot, since whoever tried it before was told that it is closed.
-func mayLeaveStale(p Protocol, before, now []Entry) bool {
-	if p == UDP {
-		return !slices.Equal(before, now)
-	}
-	kept := make(map[Entry]bool, len(now))
-	for _, e := range now {
-		kept[e] = true
-	}
-	return slices.ContainsFunc(before, func(e Entry) bool { return !kept[e] })
 }
 
 func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []netip.Addr, before []Entry) error {
@@ -630,7 +617,7 @@ func (r *Reconciler) endStale(ctx context.Context, f Family, p Protocol, own []n
 		return err
 	}
 	if r.words.good != nil && len(before) > 0 {
-		flows = ofEntries(f, p, flows, before) // others are translated by an override
+		flows = ofEntries(f, p, flows, own, before) // others are translated by an override
 	}
 	told := map[netip.Addr]bool{}
 	for _, m := range StaleFlows(f, p, flows, own, r.state.Entries) {

@@ -54,16 +54,18 @@ func (c Conntrack) End(ctx context.Context, m anchord.FlowMatch) error {
 	for _, a := range []struct {
 		flag string
 		addr netip.Addr
-	}{{"--orig-dst", m.OrigDst}, {"--reply-src", m.ReplySrc}, {"--reply-dst", m.ReplyDst}} {
+	}{{"--orig-src", m.OrigSrc}, {"--orig-dst", m.OrigDst}, {"--reply-src", m.ReplySrc}, {"--reply-dst", m.ReplyDst}} {
 		if a.addr.IsValid() {
 			args = append(args, a.flag, a.addr.String())
 		}
 	}
-	if m.Port != 0 {
-		args = append(args, "--orig-port-dst", strconv.Itoa(int(m.Port)))
-	}
-	if m.ReplyPort != 0 {
-		args = append(args, "--reply-port-src", strconv.Itoa(int(m.ReplyPort)))
+	for _, p := range []struct {
+		flag string
+		port uint16
+	}{{"--orig-port-dst", m.Port}, {"--reply-port-src", m.ReplyPort}, {"--reply-port-dst", m.ReplyDestPort}} {
+		if p.port != 0 {
+			args = append(args, p.flag, strconv.Itoa(int(p.port)))
+		}
 	}
 	if _, err := c.Runner.Run(ctx, "", args...); err != nil && !isNotFound(err) {
 		return fmt.Errorf("ending tracked flows: %w", err)
@@ -111,31 +113,44 @@ func (l *flowLines) Write(p []byte) (int, error) {
 //
 //	udp 17 29 src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=A sport=2 dport=1 …
 //
-// whose first src, dst and dport are the original direction's and whose
+// whose first src, dst, sport and dport are the original direction's and whose
 // second are the reply's.
 func parseFlow(line string) (anchord.Flow, bool) {
 	var f anchord.Flow
-	var src, dst int
+	direction := 0
 	for _, word := range strings.Fields(line) {
 		key, value, _ := strings.Cut(word, "=")
+		if key == "src" {
+			direction++
+		}
+		reply := direction == 2
 		switch key {
 		case "src":
-			if src++; src == 2 {
-				f.ReplySrc, _ = netip.ParseAddr(value)
-			}
+			setAddr(&f.OrigSrc, &f.ReplySrc, reply, value)
 		case "dst":
-			if dst++; dst == 1 {
-				f.OrigDst, _ = netip.ParseAddr(value)
-			}
-		case "dport":
-			if n, err := strconv.ParseUint(value, 10, 16); err == nil && f.OrigPort == 0 {
-				f.OrigPort = uint16(n)
-			}
+			setAddr(&f.OrigDst, &f.ReplyDst, reply, value)
 		case "sport":
-			if n, err := strconv.ParseUint(value, 10, 16); err == nil && src == 2 {
-				f.ReplyPort = uint16(n)
-			}
+			setPort(&f.OrigSrcPort, &f.ReplyPort, reply, value)
+		case "dport":
+			setPort(&f.OrigPort, &f.ReplyDestPort, reply, value)
 		}
 	}
-	return f, f.OrigDst.IsValid() && f.ReplySrc.IsValid()
+	return f, direction == 2 && f.OrigDst.IsValid() && f.ReplySrc.IsValid()
+}
+
+// setAddr takes a value into the field of its direction.
+func setAddr(orig, answer *netip.Addr, reply bool, value string) {
+	if reply {
+		orig = answer
+	}
+	*orig, _ = netip.ParseAddr(value)
+}
+
+func setPort(orig, answer *uint16, reply bool, value string) {
+	if reply {
+		orig = answer
+	}
+	if n, err := strconv.ParseUint(value, 10, 16); err == nil {
+		*orig = uint16(n)
+	}
 }

@@ -106,10 +106,11 @@ func FuzzParseFlow(f *testing.F) {
 		if !flow.OrigDst.IsValid() || !flow.ReplySrc.IsValid() {
 			t.Fatalf("%q: %+v", line, flow)
 		}
-		if flow.OrigPort == 0 {
+		if !flow.OrigSrc.IsValid() || !flow.ReplyDst.IsValid() {
 			return
 		}
-		again, ok := parseFlow(fmt.Sprintf("udp 17 29 src=192.0.2.1 dst=%s sport=9 dport=%d [UNREPLIED] src=%s dst=192.0.2.1 sport=%d dport=9 mark=0 use=1", flow.OrigDst, flow.OrigPort, flow.ReplySrc, flow.ReplyPort))
+		again, ok := parseFlow(fmt.Sprintf("udp 17 29 src=%s dst=%s sport=%d dport=%d [UNREPLIED] src=%s dst=%s sport=%d dport=%d mark=0 use=1",
+			flow.OrigSrc, flow.OrigDst, flow.OrigSrcPort, flow.OrigPort, flow.ReplySrc, flow.ReplyDst, flow.ReplyPort, flow.ReplyDestPort))
 		if !ok || again != flow {
 			t.Fatalf("%q: %+v, written and read again %+v", line, flow, again)
 		}

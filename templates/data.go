@@ -38,6 +38,8 @@ type Table struct {
 	// port. A template that uses them makes all rules anew whenever a
 	// container comes or goes.
 	Exposed []Port
+
+	entries []anchord.Entry // of this family
 }
 
 // Port is one exposed port or range of ports and where it leads.
@@ -145,6 +147,58 @@ func (t Table) AddrType() string {
 	return "ipv4_addr"
 }
 
+// Protocols are those that have ports: tcp and udp.
+func (t Table) Protocols() []anchord.Protocol { return anchord.Protocols[:] }
+
+// Masquerade gives what leaves by Ext the server's address and, if there are some,
+// one of these ports: what nft takes behind a colon, as 32768-60999.
+func (t Table) Masquerade(ports string) string {
+	switch {
+	case ports == "" && !t.Source.IsValid():
+		return "masquerade"
+	case ports == "":
+		return "snat " + t.IP() + " to " + t.Source.String()
+	case !t.Source.IsValid():
+		return "masquerade to :" + ports
+	}
+	return "snat " + t.IP() + " to " + t.Source.String() + " : " + ports
+}
+
+// Unexposed is a range of ports of a protocol that nobody exposes, for those who may
+// not have the port that they sent from: 32768-60999 (Linux's own choice, ip(7),
+// ip_local_port_range), or the longest part of that, or of all above 1023.
+func (t Table) Unexposed(p anchord.Protocol) string {
+	for _, within := range []gap{{32768, 60999}, {1024, 65535}} {
+		if free := t.longestGap(p, within); free.first <= free.last {
+			return fmt.Sprintf("%d-%d", free.first, free.last)
+		}
+	}
+	return "1024-65535" // all is exposed; such a packet is dropped
+}
+
+// gap is a range of ports with both ends in it.
+type gap struct{ first, last int }
+
+// longestGap is the longest range without an exposed port; first is above last if
+// there is none.
+func (t Table) longestGap(p anchord.Protocol, within gap) gap {
+	longest, next := gap{1, 0}, within.first
+	consider := func(g gap) {
+		if g.last-g.first > longest.last-longest.first {
+			longest = g
+		}
+	}
+	for _, e := range t.entries { // sorted by port
+		if e.Protocol != p || int(e.Last) < within.first || int(e.First) > within.last {
+			continue
+		}
+		consider(gap{next, int(e.First) - 1})
+		next = int(e.Last) + 1
+	}
+	consider(gap{next, within.last})
+	return longest
+}
+
 func newTable(f anchord.Family, s anchord.State) (Table, error) {
 	ext, err := newIface(s.Ext)
 	if err != nil {
@@ -153,6 +207,11 @@ func newTable(f anchord.Family, s anchord.State) (Table, error) {
 	t := Table{
 		Version: DataVersion, Name: anchord.Table(f), Family: f, Project: newName(s.Identity.Project),
 		Ext: ext, Resolvers: s.Resolvers[f], Source: s.Source[f],
+	}
+	for _, e := range s.Entries {
+		if e.Family == f {
+			t.entries = append(t.entries, e)
+		}
 	}
 	for _, transit := range s.Transits {
 		iface, err := newIface(transit.Iface)

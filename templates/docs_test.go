@@ -99,6 +99,9 @@ func data(t *testing.T, p packageDocs) string {
 		b.WriteString("| name | type | meaning |\n|---|---|---|\n")
 		for _, f := range fields.Fields.List {
 			for _, n := range f.Names {
+				if !n.IsExported() {
+					continue
+				}
 				if f.Doc == nil {
 					t.Errorf("%s.%s has no comment", name, n.Name)
 				}
