@@ -43,6 +43,7 @@ type service struct {
 // attachment is a service's entry for a network.
 type attachment struct {
 	GatewayPriority int    `json:"gw_priority"`
+	IPv4Address     string `json:"ipv4_address"`
 	IPv6Address     string `json:"ipv6_address"`
 }
 
