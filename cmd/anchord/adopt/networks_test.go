@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -82,6 +83,21 @@ func TestWhichNetworksAnchordIsTheGatewayOf(t *testing.T) {
 				t.Errorf("ways out %q, want %q", ways, tt.ways)
 			}
 		})
+	}
+}
+
+// A project with many networks is no matter of minutes.
+func TestManyNetworks(t *testing.T) {
+	var services []string
+	for i := range 300 {
+		services = append(services, fmt.Sprintf("web%d!: net%d", i, i))
+	}
+	began := time.Now()
+	if got := len(parsed(t, made(t, world(services, nil), usual).Override).transits()); got != len(services) {
+		t.Errorf("%d transits", got)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 

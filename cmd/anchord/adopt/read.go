@@ -238,6 +238,17 @@ func (p *project) networksOf(name string) []string {
 	return slices.Sorted(maps.Keys(s.Networks))
 }
 
+// byNetwork are the services that are on each network.
+func (p *project) byNetwork() map[string][]string {
+	members := map[string][]string{}
+	for _, name := range p.serviceNames() {
+		for _, network := range p.networksOf(name) {
+			members[network] = append(members[network], name)
+		}
+	}
+	return members
+}
+
 // own says whether anchord can be the network's gateway: it is the project's own
 // bridge, and has IPv4 and a way out.
 func (n network) own() bool {
