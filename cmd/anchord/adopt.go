@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/AlexCherrypi/anchord/cmd/anchord/adopt"
 )
@@ -33,7 +35,10 @@ type streams struct {
 }
 
 func (c *adoptCmd) Run(s streams, stdout io.Writer) error {
-	if info, err := s.in.Stat(); err != nil || info.Mode()&os.ModeCharDevice != 0 {
+	// There is nothing to put right at the end, so a signal ends it wherever it is,
+	// be it where nothing comes in.
+	signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+	if info, err := s.in.Stat(); err != nil || info.IsDir() || info.Mode()&os.ModeCharDevice != 0 {
 		return &configError{faults: []string{"adopt reads a project on stdin, and nothing is piped into it: " + adoptUsage}}
 	}
 	input, err := io.ReadAll(io.LimitReader(s.in, adopt.MaxInput+1))

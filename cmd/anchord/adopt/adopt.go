@@ -50,6 +50,7 @@ type plan struct {
 	*project
 	options
 	names    names
+	members  map[string][]string           // services, by network
 	exposed  map[string][]anchord.Exposure // by service
 	loopback map[string][]anchord.Exposure // what is bound to the host alone, by service
 	sctp     map[string]bool               // services that publish a port of it
@@ -104,6 +105,7 @@ func (p *plan) decide() {
 		return
 	}
 	p.findConflicts()
+	p.members = p.byNetwork()
 	p.transits = p.chooseTransits()
 	p.names = p.chooseNames()
 	p.noteServices()

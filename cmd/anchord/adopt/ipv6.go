@@ -2,6 +2,7 @@ package adopt
 
 import (
 	"crypto/sha256"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -45,36 +46,8 @@ func uniqueLocal(project, network string) netip.Prefix {
 // gatewayOf adds an address of the subnet for anchord to its auxiliary ones: one
 // that nobody has been given.
 func (p *plan) gatewayOf(prefix netip.Prefix, s subnet) map[string]string {
-	taken := map[netip.Addr]bool{}
-	take := func(addr string) {
-		if a, err := netip.ParseAddr(addr); err == nil {
-			taken[a] = true
-		}
-	}
-	take(s.Gateway)
 	aux := map[string]string{}
-	for key, addr := range s.Aux {
-		aux[key] = addr
-		take(addr)
-	}
-	for _, service := range p.Services {
-		for _, a := range service.Networks {
-			take(a.IPv6Address)
-		}
-	}
-	addr := highest(prefix)
-	for taken[addr] && prefix.Contains(addr.Prev()) {
-		addr = addr.Prev()
-	}
-	aux[gatewayKey] = addr.String()
+	maps.Copy(aux, s.Aux)
+	aux[gatewayKey] = lastFree(prefix, p.taken(s)).String()
 	return aux
-}
-
-// highest is the last address of a subnet, or of its first 65536.
-func highest(prefix netip.Prefix) netip.Addr {
-	addr := prefix.Addr().As16()
-	for bit := max(prefix.Bits(), 112); bit < 128; bit++ {
-		addr[bit/8] |= 1 << (7 - bit%8)
-	}
-	return netip.AddrFrom16(addr)
 }

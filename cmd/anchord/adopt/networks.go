@@ -70,8 +70,8 @@ func compareBool(a, b bool) int {
 
 // count is how many services that count are on a network.
 func (p *plan) count(network string, counts func(service string) bool) (n int) {
-	for name := range p.Services {
-		if slices.Contains(p.networksOf(name), network) && counts(name) {
+	for _, name := range p.members[network] {
+		if counts(name) {
 			n++
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // world writes a project: services as "name[!]: network network", where ! says that
@@ -80,6 +83,21 @@ func TestWhichNetworksAnchordIsTheGatewayOf(t *testing.T) {
 				t.Errorf("ways out %q, want %q", ways, tt.ways)
 			}
 		})
+	}
+}
+
+// A project with many networks is no matter of minutes.
+func TestManyNetworks(t *testing.T) {
+	var services []string
+	for i := range 300 {
+		services = append(services, fmt.Sprintf("web%d!: net%d", i, i))
+	}
+	began := time.Now()
+	if got := len(parsed(t, made(t, world(services, nil), usual).Override).transits()); got != len(services) {
+		t.Errorf("%d transits", got)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 
@@ -173,6 +191,52 @@ func TestIPv6(t *testing.T) {
 			want := strings.ReplaceAll(strings.ReplaceAll(tt.want, "@::", own), "@", own+"/64")
 			if all != want {
 				t.Errorf("%q, want %q\n%s", all, want, result.Override)
+			}
+		})
+	}
+}
+
+// Docker gives a container without an address the first that nobody has at the time,
+// be it that of a service that starts later and does not start then.
+func TestAnchordTakesNoAddressOfAService(t *testing.T) {
+	six := usual
+	six.IPv6 = true
+	const ten = `{"ipam":{"config":[{"subnet":"10.9.0.0/24"}]}}`
+	for _, tt := range []struct {
+		name, network, service string
+		o                      Options
+		want                   map[string]string
+	}{
+		{"Docker chooses", ten, `{}`, usual, nil},
+		{"a service has one", ten, `{"ipv4_address":"10.9.0.2"}`, usual, map[string]string{"ipv4_address": "10.9.0.254"}},
+		{"before Engine 28", ten, `{"ipv4_address":"10.9.0.2"}`, before28, map[string]string{"ipv4_address": "10.9.0.254"}},
+		{"the last are taken", `{"ipam":{"config":[{"subnet":"10.9.0.0/24","gateway":"10.9.0.254","aux_addresses":{"x":"10.9.0.252"}}]}}`, `{"ipv4_address":"10.9.0.253"}`, usual, map[string]string{"ipv4_address": "10.9.0.251"}},
+		{"a large subnet", `{"ipam":{"config":[{"subnet":"10.9.3.0/8"}]}}`, `{"ipv4_address":"10.9.0.253"}`, usual, map[string]string{"ipv4_address": "10.0.255.254"}},
+		{"none is left", `{"ipam":{"config":[{"subnet":"10.9.0.0/30"}]}}`, `{"ipv4_address":"10.9.0.2"}`, usual, nil},
+		{"of another subnet", ten, `{"ipv4_address":"10.8.0.2"}`, usual, nil},
+		{"no subnet", `{}`, `{"ipv4_address":"10.9.0.2"}`, usual, nil},
+		{"IPv6 beside it", ten, `{"ipv4_address":"10.9.0.2"}`, six, map[string]string{"ipv4_address": "10.9.0.254"}},
+		{
+			"both families", `{"enable_ipv6":true,"ipam":{"config":[{"subnet":"10.9.0.0/24"},{"subnet":"fd00:7::/64"}]}}`, `{"ipv4_address":"10.9.0.2","ipv6_address":"fd00:7::2"}`, six,
+			map[string]string{"ipv4_address": "10.9.0.254", "ipv6_address": "fd00:7::fffe"}, // its gateway's has the last
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			input := fmt.Sprintf(`{"name":"p","services":{"web":{"ports":[{"target":80,"published":"80"}],"networks":{"front":%s}}},"networks":{"front":%s}}`, tt.service, tt.network)
+			result := made(t, input, tt.o)
+			var networks map[string]struct {
+				Addresses map[string]string `yaml:",inline"`
+			}
+			if node := parsed(t, result.Override).Services["anchord"].Networks; node.Kind == yaml.MappingNode {
+				if lan := node.Content[1]; lan.Kind == yaml.MappingNode {
+					lan.Content = nil
+				}
+				if err := node.Decode(&networks); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := networks["front"].Addresses; !maps.Equal(got, tt.want) {
+				t.Errorf("%v, want %v\n%s", got, tt.want, result.Override)
 			}
 		})
 	}

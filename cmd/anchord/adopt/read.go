@@ -43,6 +43,7 @@ type service struct {
 // attachment is a service's entry for a network.
 type attachment struct {
 	GatewayPriority int    `json:"gw_priority"`
+	IPv4Address     string `json:"ipv4_address"`
 	IPv6Address     string `json:"ipv6_address"`
 }
 
@@ -235,6 +236,17 @@ func (p *project) networksOf(name string) []string {
 		return []string{"default"}
 	}
 	return slices.Sorted(maps.Keys(s.Networks))
+}
+
+// byNetwork are the services that are on each network.
+func (p *project) byNetwork() map[string][]string {
+	members := map[string][]string{}
+	for _, name := range p.serviceNames() {
+		for _, network := range p.networksOf(name) {
+			members[network] = append(members[network], name)
+		}
+	}
+	return members
 }
 
 // own says whether anchord can be the network's gateway: it is the project's own

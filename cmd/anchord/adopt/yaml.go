@@ -177,7 +177,13 @@ func (p *plan) ownNetworks() []string {
 
 func (p *plan) writeNetworks(y *page) {
 	all := p.ownNetworks()
-	if !p.IPv6 || p.old {
+	addresses, host := map[string]string{}, p.IPv6 && !p.old
+	for _, name := range p.transits {
+		if a := p.addresses(name); a != "" {
+			addresses[name] = a
+		}
+	}
+	if !host && len(addresses) == 0 {
 		for i, name := range all {
 			all[i] = value(name)
 		}
@@ -185,11 +191,19 @@ func (p *plan) writeNetworks(y *page) {
 		return
 	}
 	y.line(2, "networks:")
-	y.remarked(3, p.names.lan+":", "a host there, though a router inside")
-	y.line(4, "driver_opts:")
-	y.line(5, "%s", lanSysctls)
+	if host {
+		y.remarked(3, p.names.lan+":", "a host there, though a router inside")
+		y.line(4, "driver_opts:")
+		y.line(5, "%s", lanSysctls)
+	} else {
+		y.line(3, "%s:", p.names.lan)
+	}
 	for _, name := range all[1:] {
-		y.line(3, "%s:", key(name))
+		if a := addresses[name]; a != "" {
+			y.remarked(3, fmt.Sprintf("%s: {%s}", key(name), a), "no service has this one")
+		} else {
+			y.line(3, "%s:", key(name))
+		}
 	}
 }
 
