@@ -198,7 +198,7 @@ func checks() []check {
 		{
 			"names", groupServices, inNetworkAnchor,
 			"Whether each service of the project is known by its name on the networks that Compose made for the project.",
-			"Compose, when a network's definition changed, makes it anew and connects running containers without their names: nobody finds `db` any more.",
+			"Compose, when a network's definition changed, makes it anew and connects running containers without their names, or, if it fails in between, to none: nobody finds `db` any more.",
 			"The command that is printed.", checkNames,
 		},
 		{
