@@ -174,8 +174,8 @@ func checks() []check {
 		{
 			"published", groupServices, inNetworkAnchor,
 			"Exposed containers with `ports:`, which are on an address of the Docker host too.",
-			"Who comes by the host reaches them past anchord, often with the host's address in their logs.",
-			"Remove `ports:`, or bind it to 127.0.0.1.", checkPublished,
+			"Who comes by the host reaches them past anchord, often with the host's address in their logs; or not at all, where the transit is their only network.",
+			"Remove `ports:`.", checkPublished,
 		},
 		{
 			"listening", groupServices, inNetworkAnchor,
