@@ -90,7 +90,7 @@ func (m Member) lostNamespace(members []Member) (target, reason string) {
 			return cmp.Or(joined.NamespaceName, joined.NamespaceOf), "is gone"
 		case owner.NamespaceOf != "":
 		case !owner.Running:
-			return owner.Name, "does not run"
+			return owner.Name, ownerStopped
 		case owner.Started.After(m.Started):
 			return owner.Name, "was started anew"
 		}
@@ -109,10 +109,20 @@ func find(members []Member, ref string) (Member, bool) {
 }
 
 // Cures are the commands that recreate the victims, one for each Compose
-// project; those that no Compose project made have none.
-func (d DeadNamespace) Cures() []string {
-	return Recreations(containersOf(d.Victims), d.all)
+// project; those that no Compose project made have none. Before them the owner is
+// started, as nobody can join one that does not run.
+func (d DeadNamespace) Cures() []string { return d.cures(d.Victims) }
+
+func (d DeadNamespace) cures(victims []Member) []string {
+	commands := Recreations(containersOf(victims), d.all)
+	if d.Reason == ownerStopped && len(commands) > 0 {
+		commands = slices.Insert(commands, 0, "docker start "+shellQuote(d.Target))
+	}
+	return commands
 }
+
+// ownerStopped is the reason of a namespace whose owner is still there.
+const ownerStopped = "does not run"
 
 func containersOf(members []Member) []Container {
 	var list []Container

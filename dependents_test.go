@@ -101,6 +101,15 @@ func TestACureNamesTheFilesOfTheLastStart(t *testing.T) {
 	}
 }
 
+// Docker lets nobody join the namespace of a container that does not run.
+func TestACureStartsTheOwnerFirst(t *testing.T) {
+	dead := anchord.DeadNamespaces([]anchord.Member{member("gw", "", false, 1), member("web", "gw", true, 2)})
+	want := []string{"docker start gw", "docker compose -p shop up -d --no-deps --force-recreate web"}
+	if got := dead[0].Cures(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestALabelThatWouldBeAnOptionHasNoCure(t *testing.T) {
 	m := member("x", "gw", true, 1)
 	m.Labels["com.docker.compose.service"] = "--help"

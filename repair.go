@@ -560,8 +560,8 @@ func (r *Repairer) reportDead(v RepairView, plan []Repair) time.Duration {
 
 func (d DeadNamespace) notice(m Member) Notice {
 	fix := "recreate it as it was made"
-	if cures := Recreations([]Container{m.Container}, d.all); len(cures) > 0 {
-		fix = cures[0]
+	if cures := d.cures([]Member{m}); len(cures) > 0 {
+		fix = strings.Join(cures, " && ")
 	}
 	return Notice{Event: EventNamespaceDead, Level: Warn, Container: m.Name, Message: fmt.Sprintf("container %s has no network: it is in the network namespace of %s, which %s; fix: %s", m.Name, d.Target, d.Reason, fix)}
 }
