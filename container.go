@@ -17,6 +17,8 @@ type Container struct {
 	// namespace this one shares; empty if it has its own.
 	NamespaceOf string
 	Endpoints   []Endpoint
+	// CutOff: it is on no network, though it was made to be on one.
+	CutOff bool
 }
 
 // Endpoint is a container's place on one Docker network.

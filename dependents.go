@@ -35,6 +35,7 @@ const (
 	labelOneOff      = "com.docker.compose.oneoff"
 	labelDependsOn   = "com.docker.compose.depends_on"
 	labelConfigFiles = "com.docker.compose.project.config_files"
+	labelEnvFiles    = "com.docker.compose.project.environment_file"
 	labelWorkingDir  = "com.docker.compose.project.working_dir"
 )
 
@@ -44,19 +45,21 @@ type DeadNamespace struct {
 	Target  string // the container that owned it, by name, else as it was referred to
 	Reason  string
 	Victims []Member // sorted by name
+	all     []Container
 }
 
 // DeadNamespaces finds the running containers whose namespace is gone, because
 // its owner is, or was started anew since. Sorted by target.
 func DeadNamespaces(members []Member) []DeadNamespace {
 	found := map[string]*DeadNamespace{}
+	all := containersOf(members)
 	for _, m := range members {
 		target, reason := m.lostNamespace(members)
 		if reason == "" {
 			continue
 		}
 		if found[target] == nil {
-			found[target] = &DeadNamespace{Target: target, Reason: reason}
+			found[target] = &DeadNamespace{Target: target, Reason: reason, all: all}
 		}
 		found[target].Victims = append(found[target].Victims, m)
 	}
@@ -87,7 +90,7 @@ func (m Member) lostNamespace(members []Member) (target, reason string) {
 			return cmp.Or(joined.NamespaceName, joined.NamespaceOf), "is gone"
 		case owner.NamespaceOf != "":
 		case !owner.Running:
-			return owner.Name, "does not run"
+			return owner.Name, ownerStopped
 		case owner.Started.After(m.Started):
 			return owner.Name, "was started anew"
 		}
@@ -106,21 +109,43 @@ func find(members []Member, ref string) (Member, bool) {
 }
 
 // Cures are the commands that recreate the victims, one for each Compose
-// project; those that no Compose project made have none.
-func (d DeadNamespace) Cures() []string {
-	var victims []Container
-	for _, v := range d.Victims {
-		victims = append(victims, v.Container)
+// project; those that no Compose project made have none. Before them the owner is
+// started, as nobody can join one that does not run.
+func (d DeadNamespace) Cures() []string { return d.cures(d.Victims) }
+
+func (d DeadNamespace) cures(victims []Member) []string {
+	commands := Recreations(containersOf(victims), d.all)
+	if d.Reason == ownerStopped && len(commands) > 0 {
+		commands = slices.Insert(commands, 0, "docker start "+shellQuote(d.Target))
 	}
-	return Recreations(victims)
+	return commands
+}
+
+// ownerStopped is the reason of a namespace whose owner is still there.
+const ownerStopped = "does not run"
+
+func containersOf(members []Member) []Container {
+	var list []Container
+	for _, m := range members {
+		list = append(list, m.Container)
+	}
+	return list
 }
 
 // Recreations are the commands that recreate containers and nothing else, one for
-// each Compose project; those that no Compose project made have none.
-func Recreations(containers []Container) []string {
+// each Compose project; those that no Compose project made have none. A container
+// that Compose kept carries the files of the day it was made: those of the
+// project's last start are on the youngest of all.
+func Recreations(containers, all []Container) []string {
+	youngest := map[string]Container{}
+	for _, c := range slices.Concat(containers, all) {
+		if y, seen := youngest[c.Project()]; !c.OneOff() && (!seen || y.olderThan(c)) {
+			youngest[c.Project()] = c
+		}
+	}
 	services := map[string][]string{}
 	for _, c := range containers {
-		if compose := composeCommand(c); compose != "" {
+		if compose := composeCommand(c, youngest[c.Project()]); compose != "" {
 			services[compose] = append(services[compose], shellQuote(c.Service()))
 		}
 	}
@@ -134,9 +159,9 @@ func Recreations(containers []Container) []string {
 }
 
 // composeCommand is the call of Compose for a container's project, from
-// wherever it is run. A one-off container, as a managed service-anchor is to
-// Compose, is not what it recreates.
-func composeCommand(c Container) string {
+// wherever it is run, with the files of another of its containers. A one-off
+// container, as a managed service-anchor is to Compose, is not what it recreates.
+func composeCommand(c, last Container) string {
 	if c.OneOff() {
 		return ""
 	}
@@ -146,12 +171,14 @@ func composeCommand(c Container) string {
 		}
 	}
 	command := "docker compose -p " + shellQuote(c.Project())
-	if dir := c.Labels[labelWorkingDir]; dir != "" {
+	if dir := last.Labels[labelWorkingDir]; dir != "" {
 		command += " --project-directory " + shellQuote(dir)
 	}
-	for _, file := range strings.Split(c.Labels[labelConfigFiles], ",") {
-		if file != "" {
-			command += " -f " + shellQuote(file)
+	for _, list := range []struct{ option, label string }{{" --env-file ", labelEnvFiles}, {" -f ", labelConfigFiles}} {
+		for _, file := range strings.Split(last.Labels[list.label], ",") {
+			if file != "" {
+				command += list.option + shellQuote(file)
+			}
 		}
 	}
 	return command

@@ -72,6 +72,44 @@ func TestCuresOfADeadNamespace(t *testing.T) {
 	}
 }
 
+// A container that Compose kept carries the files of the day it was made. With
+// those, its network would look changed, and Compose would stop what is on it.
+func TestACureNamesTheFilesOfTheLastStart(t *testing.T) {
+	made := func(name string, minute int, service, files, env string) anchord.Member {
+		m := member(name, "gw", true, 1)
+		m.Created = time.Unix(int64(60*minute), 0)
+		m.Labels["com.docker.compose.service"] = service
+		m.Labels["com.docker.compose.project.working_dir"] = "/srv"
+		m.Labels["com.docker.compose.project.config_files"] = files
+		if env != "" {
+			m.Labels["com.docker.compose.project.environment_file"] = env
+		}
+		return m
+	}
+	kept, anew := made("web", 1, "web", "/srv/a.yaml", ""), made("shop-anchord-1", 3, "anchord", "/srv/a.yaml,/srv/b.yaml", "/srv/my.env,/srv/more.env")
+	anew.NamespaceOf = ""
+	oneOff, other := made("try", 4, "try", "/srv/c.yaml", ""), made("x", 5, "x", "/srv/d.yaml", "")
+	oneOff.Labels["com.docker.compose.oneoff"] = "True"
+	other.Labels["com.docker.compose.project"] = "other"
+	want := "docker compose -p shop --project-directory /srv --env-file /srv/my.env --env-file /srv/more.env -f /srv/a.yaml -f /srv/b.yaml up -d --no-deps --force-recreate web"
+	for _, members := range [][]anchord.Member{{kept, anew, oneOff, other}, {other, oneOff, anew, kept}} {
+		for _, d := range anchord.DeadNamespaces(members) {
+			if got := d.Cures(); !slices.Contains(got, want) {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+	}
+}
+
+// Docker lets nobody join the namespace of a container that does not run.
+func TestACureStartsTheOwnerFirst(t *testing.T) {
+	dead := anchord.DeadNamespaces([]anchord.Member{member("gw", "", false, 1), member("web", "gw", true, 2)})
+	want := []string{"docker start gw", "docker compose -p shop up -d --no-deps --force-recreate web"}
+	if got := dead[0].Cures(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestALabelThatWouldBeAnOptionHasNoCure(t *testing.T) {
 	m := member("x", "gw", true, 1)
 	m.Labels["com.docker.compose.service"] = "--help"

@@ -121,7 +121,7 @@ var EventGroups = []EventGroup{
 		{EventSharedMissing, at(Error), "only the LAN is attached, or not `ANCHORD_SHARED_NETWORK`", "attach anchord to the services' network"},
 		{EventSubnetClash, at(Error), "the LAN's addresses and a network's inside overlap: only one of both can be reached", "give the network another subnet"},
 		{EventForwardingOff, at(Error), "the kernel of anchord's container sends no packets of a family on that the LAN and the services have", "the `sysctls` line that `msg` names"},
-		{EventNameMissing, at(Warn), "services that no container finds by their names, which are missing on a network: Compose connects running containers to a network that it makes anew without them. Told at most 10 s after the containers run, and again if others are missing", "the command in `msg`"},
+		{EventNameMissing, at(Warn), "services that no container finds by their names, which are missing on a network, or that are on none: Compose connects running containers to a network that it makes anew without them, and to none if it fails. Told at most 10 s after the containers run, and again if others are missing", "the command in `msg`"},
 		{EventSharedPicked, at(Info), "backend addresses are read on another network from now on", ""},
 	}},
 	{"Exposed ports and rules", []EventInfo{

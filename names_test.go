@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -55,6 +56,9 @@ func TestServicesWhoseNameIsMissing(t *testing.T) {
 			[]anchord.Naming{lost(db, "shop_default"), lost(func() anchord.Container { c := db; c.ID, c.Name = "2", "shop-db-2"; return c }(), "shop_default")},
 			[]string{"shop: db on shop_default"},
 		},
+		"on no network": {
+			[]anchord.Naming{{Container: web}, lost(db, "shop_default")}, []string{"shop: db on shop_default; web on no network"},
+		},
 		"two projects": {
 			[]anchord.Naming{lost(relabelled(web, "com.docker.compose.project", "zoo"), "zoo_default"), lost(db, "shop_default")},
 			[]string{"shop: db on shop_default", "zoo: web on zoo_default"},
@@ -66,7 +70,7 @@ func TestServicesWhoseNameIsMissing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, u := range anchord.Unnamed(c.namings) {
+			for _, u := range anchord.Unnamed(c.namings, nil) {
 				got = append(got, u.Containers[0].Project()+": "+u.Where())
 			}
 			if !slices.Equal(got, c.want) {
@@ -103,6 +107,47 @@ func TestAMissingNameIsANoticeWithOneCommand(t *testing.T) {
 		if n.Event == "network.name_missing" {
 			t.Errorf("though it is there: %+v", n)
 		}
+	}
+}
+
+// Those that Compose kept carry the files of before; anchord was made with those of
+// now.
+func TestAMissingNameIsCuredWithTheFilesOfTheLastStart(t *testing.T) {
+	w := usual()
+	db, web := serviceOf("db"), serviceOf("web")
+	db.Labels["com.docker.compose.project.config_files"] = "/srv/compose.yaml"
+	web.Labels["com.docker.compose.project.config_files"] = "/srv/compose.yaml,/srv/compose.anchord.yaml"
+	web.Created = db.Created.Add(time.Hour)
+	w.Containers = append(w.Containers, web)
+	w.Namings = []anchord.Naming{{Container: db, Network: "shop_default", Names: []string{db.Name}}}
+	notices := decided(t, w).Notices
+	if n := notices[len(notices)-1]; !strings.HasSuffix(n.Message, " -p shop -f /srv/compose.yaml -f /srv/compose.anchord.yaml up -d --no-deps --force-recreate db") {
+		t.Errorf("%+v", n)
+	}
+}
+
+// When Compose cannot make a network anew, it leaves what was on it without one,
+// and starts it so the next time.
+func TestAServiceOnNoNetworkIsToldOf(t *testing.T) {
+	w := usual()
+	w.Namings = []anchord.Naming{{Container: serviceOf("db")}}
+	notices := decided(t, w).Notices
+	i := slices.IndexFunc(notices, func(n anchord.Notice) bool { return n.Event == "network.name_missing" })
+	if i < 0 || !strings.Contains(notices[i].Message, "db on no network") || !strings.HasSuffix(notices[i].Message, " --force-recreate db") {
+		t.Errorf("%+v", notices)
+	}
+}
+
+func TestAnExposedServiceOnNoNetworkIsToBeRecreated(t *testing.T) {
+	w := usual()
+	web := serviceOf("web")
+	web.Labels["anchord.expose"], web.CutOff = "tcp/80", true
+	w.Containers = append(w.Containers, web)
+	notices := decided(t, w).Notices
+	if !slices.ContainsFunc(notices, func(n anchord.Notice) bool {
+		return n.Event == "expose.backend_unreachable" && n.Message == "container shop-web-1 exposes ports but is on no network: recreate it"
+	}) {
+		t.Errorf("%+v", notices)
 	}
 }
 

@@ -143,6 +143,10 @@ func (d *decision) mapPorts(offers []offer, attached []Attachment) {
 	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
 	for _, o := range offers {
 		targets := o.targets(attached)
+		if o.container.CutOff {
+			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but is on no network: recreate it", o.container.Name)
+			continue
+		}
 		if len(targets) == 0 {
 			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", o.container.Name, names(attached))
 			continue

@@ -97,6 +97,7 @@ type Repairer struct {
 	Trigger *Trigger
 
 	self    Self
+	all     []Container // of the engine, at the last look
 	scope   Scope
 	first   bool
 	managed string
@@ -181,6 +182,7 @@ func (r *Repairer) look(ctx context.Context) (RepairView, error) {
 	if err != nil {
 		return RepairView{}, err
 	}
+	r.all = containersOf(members)
 	self, known := find(members, r.self.ID)
 	if !known {
 		return RepairView{}, errors.New("docker does not list our own container")
@@ -500,7 +502,7 @@ func (r *Repairer) report(p Repair, err error, e *episode) (done bool) {
 	}
 	if news, _ := e.next(err); news {
 		message := fmt.Sprintf("container %s cannot be put right (%s): %v", p.subject(), p.Action, err)
-		if cures := Recreations([]Container{p.Member.Container}); len(cures) > 0 {
+		if cures := Recreations([]Container{p.Member.Container}, r.all); len(cures) > 0 {
 			message += "; " + cures[0]
 			fields["fix"] = cures[0]
 		}
@@ -558,8 +560,8 @@ func (r *Repairer) reportDead(v RepairView, plan []Repair) time.Duration {
 
 func (d DeadNamespace) notice(m Member) Notice {
 	fix := "recreate it as it was made"
-	if cures := Recreations([]Container{m.Container}); len(cures) > 0 {
-		fix = cures[0]
+	if cures := d.cures([]Member{m}); len(cures) > 0 {
+		fix = strings.Join(cures, " && ")
 	}
 	return Notice{Event: EventNamespaceDead, Level: Warn, Container: m.Name, Message: fmt.Sprintf("container %s has no network: it is in the network namespace of %s, which %s; fix: %s", m.Name, d.Target, d.Reason, fix)}
 }

@@ -257,6 +257,8 @@ func readContainer(c container.Summary) anchord.Container {
 	if c.NetworkSettings != nil {
 		out.Endpoints = endpoints(c.NetworkSettings.Networks)
 	}
+	mode := container.NetworkMode(c.HostConfig.NetworkMode)
+	out.CutOff = len(out.Endpoints) == 0 && mode != "" && !mode.IsContainer() && !mode.IsHost() && !mode.IsNone()
 	return out
 }
 

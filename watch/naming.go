@@ -16,7 +16,8 @@ import (
 // networks of their own Compose projects. Only inspecting a container tells, so
 // few are: at first all that run, then those that may have lost their names. That
 // takes a network that is younger than the container, or one that a running
-// container was not on before; a restart keeps the names.
+// container was not on before; a restart keeps the names. Of one that is on no
+// network the listing tells.
 type naming struct {
 	looking sync.Mutex    // one LookAtNames at a time
 	due     chan struct{} // one slot
@@ -34,7 +35,7 @@ type composeNetwork struct {
 	created time.Time
 }
 
-// place is a container on a network, by ids.
+// place is a container on a network, by ids; on none where that is empty.
 type place struct{ container, network string }
 
 // known is what was found there.
@@ -85,7 +86,10 @@ func (n *naming) moved() bool {
 // has says whether a place is there, as listed last. n.mu is held.
 func (n *naming) has(p place) bool {
 	return slices.ContainsFunc(n.listed, func(c anchord.Container) bool {
-		return c.ID == p.container && slices.ContainsFunc(c.Endpoints, func(e anchord.Endpoint) bool { return e.NetworkID == p.network })
+		if c.ID != p.container || p.network == "" {
+			return c.ID == p.container && c.CutOff
+		}
+		return slices.ContainsFunc(c.Endpoints, func(e anchord.Endpoint) bool { return e.NetworkID == p.network })
 	})
 }
 
@@ -95,8 +99,12 @@ func (n *naming) unknown(c anchord.Container) []anchord.Endpoint {
 	if !c.HasNames() {
 		return nil
 	}
+	ends := c.Endpoints
+	if c.CutOff {
+		ends = []anchord.Endpoint{{}}
+	}
 	var list []anchord.Endpoint
-	for _, e := range c.Endpoints {
+	for _, e := range ends {
 		k, seen := n.places[place{c.ID, e.NetworkID}]
 		if !seen || (k.Missing() && k.endpoint != e.ID) {
 			list = append(list, e)
@@ -133,7 +141,7 @@ func (d *Docker) Namings() []anchord.Naming {
 	defer d.naming.mu.Unlock()
 	var list []anchord.Naming
 	for _, k := range d.naming.places {
-		if len(k.Names) > 0 {
+		if len(k.Names) > 0 || k.Missing() {
 			list = append(list, k.Naming)
 		}
 	}
@@ -212,6 +220,9 @@ func (d *Docker) lookAtNamesOf(ctx context.Context, c anchord.Container) error {
 	n.mu.Unlock()
 	var own []anchord.Endpoint
 	for _, e := range unknown {
+		if e.NetworkID == "" {
+			continue
+		}
 		by, err := d.networkMadeBy(ctx, e.NetworkID)
 		if cerrdefs.IsNotFound(err) {
 			return nil // it moves; the next listing says how
@@ -235,7 +246,11 @@ func (d *Docker) lookAtNamesOf(ctx context.Context, c anchord.Container) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range unknown {
-		n.places[place{c.ID, e.NetworkID}] = known{endpoint: e.ID} // of no interest, or surely as it was made
+		k := known{endpoint: e.ID} // of no interest, or surely as it was made
+		if e.NetworkID == "" {
+			k.Naming = anchord.Naming{Container: c}
+		}
+		n.places[place{c.ID, e.NetworkID}] = k
 	}
 	for _, e := range own {
 		if k, on := names[e.NetworkID]; on {

@@ -56,7 +56,7 @@ func (s *shop) network(name, project string, from time.Duration) {
 
 func (s *shop) service(name string, networks ...string) string {
 	c := fakedocker.Container{
-		Name: "shop-" + name + "-1", Created: time.Now().Add(-time.Minute),
+		Name: "shop-" + name + "-1", Created: time.Now().Add(-time.Minute), NetworkMode: "shop_default",
 		Labels:   map[string]string{"com.docker.compose.project": "shop", "com.docker.compose.service": name},
 		Networks: map[string]network.EndpointSettings{},
 	}
@@ -104,7 +104,7 @@ func (s *shop) look() (missing []string, cost map[string]int) {
 			cost[call[:len("GET /net")]] += n - before[call]
 		}
 	}
-	for _, u := range anchord.Unnamed(s.d.Namings()) {
+	for _, u := range anchord.Unnamed(s.d.Namings(), nil) {
 		missing = append(missing, u.Where())
 	}
 	return missing, cost
@@ -160,6 +160,29 @@ func TestNamesAreLostWithANetworkMadeAnew(t *testing.T) {
 	s.srv.Disconnect(web, "shop_default")
 	s.srv.Connect(web, "shop_default", network.EndpointSettings{Aliases: []string{"web"}, IPAddress: "10.0.0.2"})
 	s.finds("the other by hand")
+}
+
+// As Compose leaves containers when it could not make their network anew.
+func TestServicesOnNoNetwork(t *testing.T) {
+	s := newShop(t)
+	s.network("bridge", "", -time.Hour)
+	db := s.service("db", "shop_default")
+	s.finds("as Compose made it")
+	s.due()
+	s.srv.Disconnect(db, "shop_default")
+	if s.list(); !s.due() {
+		t.Error("not due though it is on no network")
+	}
+	s.finds("on none", "db on no network")
+	s.costs("told once", 0, 0)
+	s.due()
+	s.srv.Connect(db, "shop_default", network.EndpointSettings{Aliases: []string{"db"}, IPAddress: "10.0.0.2"})
+	if s.list(); !s.due() {
+		t.Error("not due though it is on one again")
+	}
+	s.finds("on one again")
+	s.service("new")
+	s.finds("a new one on none", "new on no network")
 }
 
 func TestNamesThatNobodyMisses(t *testing.T) {

@@ -322,8 +322,8 @@ func printDead(w io.Writer, dead []anchord.DeadNamespace) {
 			fmt.Fprintf(w, "  %s\n", printable(v.Name))
 		}
 		cures := d.Cures()
-		for _, cure := range cures {
-			fmt.Fprintf(w, "fix:\n  %s\n", cure)
+		if len(cures) > 0 {
+			fmt.Fprintf(w, "fix:\n  %s\n", strings.Join(cures, "\n  "))
 		}
 		if len(cures) == 0 {
 			fmt.Fprintln(w, "fix: recreate them as they were made; Compose did not make them")

@@ -174,8 +174,8 @@ func checks() []check {
 		{
 			"published", groupServices, inNetworkAnchor,
 			"Exposed containers with `ports:`, which are on an address of the Docker host too.",
-			"Who comes by the host reaches them past anchord, often with the host's address in their logs.",
-			"Remove `ports:`, or bind it to 127.0.0.1.", checkPublished,
+			"Who comes by the host reaches them past anchord, often with the host's address in their logs; or not at all, where the transit is their only network.",
+			"Remove `ports:`.", checkPublished,
 		},
 		{
 			"listening", groupServices, inNetworkAnchor,
@@ -198,7 +198,7 @@ func checks() []check {
 		{
 			"names", groupServices, inNetworkAnchor,
 			"Whether each service of the project is known by its name on the networks that Compose made for the project.",
-			"Compose, when a network's definition changed, makes it anew and connects running containers without their names: nobody finds `db` any more.",
+			"Compose, when a network's definition changed, makes it anew and connects running containers without their names, or, if it fails in between, to none: nobody finds `db` any more.",
 			"The command that is printed.", checkNames,
 		},
 		{

@@ -270,12 +270,12 @@ func checkNames(ctx context.Context, p *patient) []finding {
 	if err := p.docker.LookAtNames(ctx); err != nil {
 		return []finding{skipped("%v", err)}
 	}
-	return judgeNames(p.docker.Namings())
+	return judgeNames(p.docker.Namings(), p.containers)
 }
 
-func judgeNames(namings []anchord.Naming) []finding {
+func judgeNames(namings []anchord.Naming, all []anchord.Container) []finding {
 	var found []finding
-	for _, u := range anchord.Unnamed(namings) {
+	for _, u := range anchord.Unnamed(namings, all) {
 		f := failure("recreate them, and nothing else", "%s", u)
 		f.Commands = u.Cures()
 		found = append(found, f)

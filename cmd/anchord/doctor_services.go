@@ -206,7 +206,7 @@ func judgePublished(containers []anchord.Container, entries []anchord.Entry, por
 			return e.Container == c.Name || slices.ContainsFunc(c.Endpoints, func(at anchord.Endpoint) bool { return at.Addrs[e.Family] == e.Backend })
 		})
 		if exposed && len(ports[c.Name]) > 0 {
-			found = append(found, warning(`remove ports: from its service, or bind it to the host alone ("127.0.0.1:8080:80")`, "container %s has ports on the Docker host too: %s", c.Name, list(ports[c.Name])))
+			found = append(found, warning(`remove ports: from its service; bound to the host alone ("127.0.0.1:8080:80") they do no harm, and work only where the service is on a network beside the transit`, "container %s has ports on the Docker host too: %s", c.Name, list(ports[c.Name])))
 		}
 	}
 	if found == nil {

@@ -41,6 +41,7 @@ type Result struct {
 	Override string   // a Compose file
 	Exposed  []string // which ports lead to which service, a line each
 	Notes    []string // what a person must know, a line each
+	Files    []string // the project's own, as far as they were named
 	Start    string   // the command that starts the project with the override
 	Env      string   // the line of .env that has later commands use it
 }
@@ -86,6 +87,7 @@ func Override(input []byte, o Options) (Result, error) {
 		Override: p.yaml(),
 		Exposed:  p.told(),
 		Notes:    p.notes,
+		Files:    p.Files,
 		Start:    p.start(),
 		Env:      p.env(),
 	}, nil

@@ -228,6 +228,34 @@ func TestAnchordHasTheLeastPrivilegeOfTheDocs(t *testing.T) {
 	}
 }
 
+// Without them Compose leaves what runs of a profile on the old network, which
+// therefore cannot be made anew, and fails when it has stopped all else.
+func TestTheCommandStartsProfilesToo(t *testing.T) {
+	for profiles, want := range map[string]string{
+		`"debug"`:              " --profile debug",
+		`"tools","debug"`:      " --profile tools",
+		`"x y","-d","it's",""`: "",
+	} {
+		config := `{"name":"p","services":{"web":{"ports":[{"target":80,"published":"80"}]},"a":{"profiles":[` + profiles + `]},"b":{"profiles":[` + profiles + `]}}}`
+		if got := made(t, config, usual).Start; got != "docker compose"+want+" -f compose.yaml -f compose.anchord.yaml up -d --force-recreate" {
+			t.Errorf("%s: %s", profiles, got)
+		}
+	}
+}
+
+// Compose takes an override by itself only as long as no file is named.
+func TestFilesThatWereNotNamedAreMentioned(t *testing.T) {
+	const config, hint = `{"name":"p","services":{"web":{"ports":[{"target":80,"published":"80"}]}}}`, "note: the commands below use compose.yaml alone: "
+	o := usual
+	if said := made(t, config, o).Told(); !strings.Contains(said, hint) {
+		t.Error(said)
+	}
+	o.Files = []string{"compose.yaml", "more.yaml"}
+	if said := made(t, config, o).Told(); strings.Contains(said, " alone: ") {
+		t.Error(said)
+	}
+}
+
 func TestTheLastLinesAreTheCommands(t *testing.T) {
 	o := usual
 	o.Files = []string{"compose.yaml", "it is mine.yaml"}

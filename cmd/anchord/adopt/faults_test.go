@@ -232,7 +232,7 @@ func checkHostile(t *testing.T, name string, result Result, o Options) {
 	}
 	said := result.Told()
 	lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
-	if want := 1 + len(result.Exposed) + len(result.Notes) + 4; len(lines) != want {
+	if want := 1 + len(result.Exposed) + len(result.Notes) + 5; len(lines) != want {
 		t.Errorf("%q: %d lines, want %d:\n%s", name, len(lines), want, said)
 	}
 	for _, line := range append(lines, strings.Split(result.Override, "\n")...) {

@@ -177,6 +177,9 @@ func (r Result) Told() string {
 	for _, note := range r.Notes {
 		b.WriteString("note: " + note + "\n")
 	}
+	if len(r.Files) == 1 {
+		b.WriteString("note: the commands below use " + r.Files[0] + " alone: if the project has other files, such as a compose.override.yaml, call this again with --file NAME for each\n")
+	}
 	b.WriteString("Start it with this command. (A plain up -d would reconnect running containers without their service names.)\n")
 	b.WriteString("  " + r.Start + "\n")
 	b.WriteString("This line in .env has later commands use both:\n")

@@ -77,8 +77,26 @@ func (o options) checkLAN() (faults Faults) {
 }
 
 // start is the command that makes networks and containers anew.
-func (o options) start() string {
-	return "docker compose" + filesOf(o.together()) + " up -d --force-recreate"
+func (p *plan) start() string {
+	return "docker compose" + p.profiles() + filesOf(p.together()) + " up -d --force-recreate"
+}
+
+// profiles are options that turn every service of the project on. What runs of a
+// profile that is off keeps a network from being made anew.
+func (p *plan) profiles() string {
+	var on []string
+	for _, name := range p.serviceNames() {
+		of := slices.DeleteFunc(slices.Clone(p.Services[name].Profiles), func(s string) bool { return !plainWord.MatchString(s) || s[0] == '-' })
+		if len(of) > 0 && !slices.ContainsFunc(of, func(s string) bool { return slices.Contains(on, s) }) {
+			on = append(on, of[0])
+		}
+	}
+	slices.Sort(on)
+	var options strings.Builder
+	for _, profile := range on {
+		options.WriteString(" --profile " + profile)
+	}
+	return options.String()
 }
 
 // env is the line of .env that has every later command use the same files.

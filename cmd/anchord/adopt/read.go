@@ -34,6 +34,7 @@ type service struct {
 	NetworkMode string                `json:"network_mode"`
 	Labels      keys                  `json:"labels"`
 	ExtraHosts  values                `json:"extra_hosts"`
+	Profiles    []string              `json:"profiles"`
 	Scale       *int                  `json:"scale"`
 	Deploy      struct {
 		Replicas *int `json:"replicas"`
