@@ -57,7 +57,7 @@ type LabelError struct {
 }
 
 func (e *LabelError) Error() string {
-	return fmt.Sprintf("label %s: entry %q: %s", e.Label, e.Entry, e.Reason)
+	return fmt.Sprintf("label %s: entry %s: %s", e.Label, quoted(e.Entry), e.Reason)
 }
 
 // ParseExpose reads an anchord.expose label: comma-separated entries of
@@ -99,9 +99,9 @@ func parseEntry(entry string) (Exposure, string) {
 	protocol := Protocol(strings.ToLower(strings.TrimSpace(proto)))
 	if protocol != TCP && protocol != UDP {
 		if p := strings.ToLower(strings.TrimSpace(rest)); (p == "tcp" || p == "udp") && strings.Trim(proto, "0123456789:-") == "" {
-			return Exposure{}, fmt.Sprintf("the protocol comes first; write %s/%s", p, proto)
+			return Exposure{}, fmt.Sprintf("the protocol comes first; write %s/%s", p, Short(proto))
 		}
-		return Exposure{}, fmt.Sprintf("protocol %q is neither tcp nor udp", strings.TrimSpace(proto))
+		return Exposure{}, fmt.Sprintf("protocol %s is neither tcp nor udp", quoted(strings.TrimSpace(proto)))
 	}
 	public, backend, mapped := strings.Cut(rest, ":")
 	first, last, reason := parsePorts(public)
@@ -144,7 +144,7 @@ func parsePort(s string) (uint16, string) {
 	s = strings.TrimSpace(s)
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 || s[0] == '0' {
-		return 0, fmt.Sprintf("port %q is not a number from 1 to 65535", s)
+		return 0, fmt.Sprintf("port %s is not a number from 1 to 65535", quoted(s))
 	}
 	return uint16(n), ""
 }

@@ -90,20 +90,20 @@ func (d *decision) offers() []offer {
 		exposures, err := ParseExpose(c.Labels[LabelExpose])
 		if err != nil {
 			d.state.Rejected++
-			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", Short(c.Name), err)
 			continue
 		}
 		v6, err := parseExposeV6(c.Labels[LabelExposeV6])
 		if err != nil {
 			d.state.Rejected++
-			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", Short(c.Name), err)
 			continue
 		}
 		if len(exposures) == 0 {
 			continue
 		}
 		if !known {
-			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", c.Name, c.NamespaceOf, c.Name)
+			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", Short(c.Name), Short(c.NamespaceOf), Short(c.Name))
 			continue
 		}
 		offers = append(offers, offer{c, namespace, exposures, v6})
@@ -116,10 +116,10 @@ func (d *decision) checkLabels(c Container) {
 		switch {
 		case slices.Contains(knownLabels, label), slices.Contains(ownLabels, label):
 		case strings.HasPrefix(label, LabelPrefix):
-			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord%s (known are: %s)",
-				c.Name, label, meant(likeOurs(label)), strings.Join(knownLabels, ", "))
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %s, which means nothing to anchord%s (known are: %s)",
+				Short(c.Name), quoted(label), meant(likeOurs(label)), strings.Join(knownLabels, ", "))
 		case likeOurs(label) != "":
-			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord%s", c.Name, label, meant(likeOurs(label)))
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %s, which means nothing to anchord%s", Short(c.Name), quoted(label), meant(likeOurs(label)))
 		}
 	}
 }
@@ -144,17 +144,17 @@ func (d *decision) mapPorts(offers []offer, attached []Attachment) {
 	for _, o := range offers {
 		targets := o.targets(attached)
 		if len(targets) == 0 {
-			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", o.container.Name, names(attached))
+			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", Short(o.container.Name), names(attached))
 			continue
 		}
 		for _, e := range o.exposures {
 			if holder, free := taken[e.Protocol].add(claim{e, o.container.Name}); !free {
 				d.state.Conflicts++
-				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", o.container.Name, e, holder.container, holder.exposure)
+				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", Short(o.container.Name), e, Short(holder.container), holder.exposure)
 				continue
 			}
 			if e.Protocol == TCP && e.First <= d.config.MetricsPort && d.config.MetricsPort <= e.Last {
-				d.notice(Warn, EventConfigWarning, o.container.Name, "%s of container %s is the port of ANCHORD_METRICS_ADDR too: the project's containers reach the service there, and not the metrics: give the metrics another port", e, o.container.Name)
+				d.notice(Warn, EventConfigWarning, o.container.Name, "%s of container %s is the port of ANCHORD_METRICS_ADDR too: the project's containers reach the service there, and not the metrics: give the metrics another port", e, Short(o.container.Name))
 			}
 			for _, t := range targets {
 				d.state.Entries = append(d.state.Entries, t.entry(e, o.container.Name))

@@ -51,7 +51,7 @@ func (s server) readyz(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
 	for _, u := range unmet {
-		fmt.Fprintln(w, "unmet:", u)
+		fmt.Fprintln(w, "unmet:", anchord.Cut(u, anchord.LongestText))
 	}
 }
 
@@ -62,7 +62,7 @@ func (s server) socketHandler() http.Handler {
 	if s.status != nil {
 		mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(s.status(r.Context()))
+			_ = json.NewEncoder(w).Encode(bounded(s.status(r.Context())))
 		})
 	}
 	return mux
