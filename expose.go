@@ -35,6 +35,15 @@ func (e Exposure) Ports() int { return int(e.Last) - int(e.First) + 1 }
 // Shifted says whether the backend's ports differ from the public ones.
 func (e Exposure) Shifted() bool { return e.Backend != e.First }
 
+// elements is how many the kernel's maps need of it in one family: no map of nft's
+// can shift a range, so that one is spelled out port by port.
+func (e Exposure) elements() int {
+	if e.Shifted() {
+		return e.Ports()
+	}
+	return 1
+}
+
 // String is the entry in the label's own grammar.
 func (e Exposure) String() string {
 	s := fmt.Sprintf("%s/%s", e.Protocol, portsString(e.First, e.Last))
@@ -60,6 +69,10 @@ func (e *LabelError) Error() string {
 	return fmt.Sprintf("label %s: entry %s: %s", e.Label, quoted(e.Entry), e.Reason)
 }
 
+// maxEntries of one label is more than anybody writes by hand, and keeps a label of a
+// megabyte from being read to its end with every look.
+const maxEntries = 1024
+
 // ParseExpose reads an anchord.expose label: comma-separated entries of
 // proto/port, proto/port:backend, proto/first-last or
 // proto/first-last:backend-first. An empty label is no exposure. One bad
@@ -71,9 +84,12 @@ func ParseExpose(label string) ([]Exposure, error) {
 	}
 	var exposures []Exposure
 	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
-	for _, entry := range strings.Split(label, ",") {
+	for entry := range strings.SplitSeq(label, ",") {
 		entry = strings.TrimSpace(entry)
 		e, reason := parseEntry(entry)
+		if len(exposures) == maxEntries {
+			reason = fmt.Sprintf("is one too many: a label has at most %d entries; write neighbouring ports as a range, such as tcp/8000-8999", maxEntries)
+		}
 		if reason == "" {
 			if holder, free := taken[e.Protocol].add(claim{exposure: e}); !free {
 				reason = fmt.Sprintf("overlaps the entry %q of the same label", holder.exposure)
