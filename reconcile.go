@@ -229,11 +229,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer poll.Stop()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
+	r.Trigger.Pace(SourceKernel) // of it the LAN has a say
 	source, since := SourceAll, time.Time{}
 	for {
+		began := time.Now()
 		if err := r.Reconcile(ctx, source, since); err != nil {
 			return err
 		}
+		r.Trigger.Looked(source, time.Since(began))
 		retry.Stop()
 		if r.retry > 0 {
 			retry.Reset(time.Until(r.retryAt))

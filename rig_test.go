@@ -36,6 +36,7 @@ type rig struct {
 	refuses   map[string]string // by an effect's first word, the rules that fail it
 	inKernel  string            // the body that was applied last
 	elements  string            // and its elements
+	slow      time.Duration     // what a look at the kernel takes
 	interrupt func()            // if set, called while a route is being set, which then fails
 }
 
@@ -134,6 +135,7 @@ func (g *rig) Containers(context.Context, anchord.Scope) ([]anchord.Container, e
 }
 
 func (g *rig) Links(context.Context) ([]anchord.Link, error) {
+	time.Sleep(g.slow)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	links := slices.Clone(g.w.Links)
