@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/AlexCherrypi/anchord"
 )
@@ -112,4 +114,30 @@ func TestUnknownLabelsAreToldUpToABound(t *testing.T) {
 	if n := len(s.Notices); n != 6 || !strings.Contains(s.Notices[5].Message, "2995 more") {
 		t.Errorf("%d notices, the last %q", n, s.Notices[n-1].Message)
 	}
+}
+
+// A doubt is looked into before anybody is accused.
+func TestADoubtIsNoDrift(t *testing.T) {
+	g := working(t)
+	g.wantEffects(t, anchord.SourceDoubt, "compare")
+	if told := g.told(anchord.EventRulesetDrift); len(told) > 0 {
+		t.Errorf("the tables are intact, but told: %q", told)
+	}
+	g.touched = true
+	g.wantEffects(t, anchord.SourceDoubt, "compare", "rules lan0")
+	if told := g.told(anchord.EventRulesetDrift); len(told) != 1 || !g.last().Drift {
+		t.Errorf("told %q", told)
+	}
+}
+
+func TestADoubtThatCannotBeLookedIntoStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := working(t)
+		g.fails["compare"] = errBroken
+		g.wantEffects(t, anchord.SourceDoubt, "compare !")
+		g.wantEffects(t, anchord.SourceContainers)
+		g.fails["compare"], g.touched = nil, true
+		time.Sleep(2 * time.Second) // the time of the next try
+		g.wantEffects(t, anchord.SourceContainers, "compare", "rules lan0")
+	})
 }

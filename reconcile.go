@@ -78,6 +78,8 @@ type (
 		Check(ctx context.Context, rs Ruleset) error
 		Forget()
 		Standing(ctx context.Context) (bool, error)
+		// Intact says whether the kernel has what was applied last.
+		Intact(ctx context.Context) (bool, error)
 		Remove(ctx context.Context) error
 	}
 	// Leases reads the lease that a family's DHCP client reported last; a
@@ -229,7 +231,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer poll.Stop()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
-	r.Trigger.Pace(SourceKernel) // of it the LAN has a say
+	// Of the one the LAN has a say, of the other whoever makes many rules at once.
+	r.Trigger.Pace(SourceKernel | SourceDoubt)
 	source, since := SourceAll, time.Time{}
 	for {
 		began := time.Now()
@@ -361,6 +364,13 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 			r.drifted()
 		}
 	}
+	if source&SourceDoubt != 0 && r.applied != nil {
+		if intact, err := r.Tables.Intact(ctx); err != nil {
+			return err
+		} else if !intact {
+			r.drifted()
+		}
+	}
 	if source&(SourceKernel|SourceSelf) == 0 && !r.wrote {
 		return nil
 	}
@@ -451,7 +461,7 @@ func (r *Reconciler) tryAgain(err error) {
 		r.due |= r.outcome.Source & (SourceSelf | SourceContainers)
 	}
 	if err != nil {
-		r.due |= SourceAll
+		r.due |= SourceAll | r.outcome.Source&SourceDoubt
 	}
 	now := time.Now()
 	switch {

@@ -36,6 +36,7 @@ type rig struct {
 	refuses   map[string]string // by an effect's first word, the rules that fail it
 	inKernel  string            // the body that was applied last
 	elements  string            // and its elements
+	touched   bool              // somebody changed the tables
 	slow      time.Duration     // what a look at the kernel takes
 	interrupt func()            // if set, called while a route is being set, which then fails
 }
@@ -371,6 +372,10 @@ func (g *rig) Apply(_ context.Context, rs anchord.Ruleset) error {
 func (g *rig) Forget() {}
 
 func (g *rig) Standing(context.Context) (bool, error) { return g.tables, g.fails["standing"] }
+
+func (g *rig) Intact(context.Context) (bool, error) {
+	return !g.touched, errors.Join(g.effect("compare"), g.fails["compare"])
+}
 
 func (g *rig) Remove(context.Context) error { return g.effect("unrule") }
 

@@ -19,19 +19,23 @@ const (
 	SourceEngine                        // any container or network of the engine
 	SourceTemplates                     // the operator's templates
 	SourceNaming                        // the names of containers on their networks
+	SourceDoubt                         // somebody may have changed anchord's tables: it was not seen whether
 	SourceAll        = SourceContainers | SourceSelf | SourceKernel | SourceLease
 )
 
 // How looks are paced that somebody on the network can ask for as often as he likes:
 // with router advertisements, addresses and routes that come and go, or announcements.
 const (
-	// pace: over time such looks take a tenth of it, whatever one of them takes.
-	pace = 10
-	// burst is how much of that is given in advance: a look that takes 10 ms is made
-	// ten times at once before the first has to wait. An ordinary change asks for a few.
-	burst = time.Second
-	// longestPause bounds what is waited for a single look.
-	longestPause = 3 * time.Second
+	// pace: over time such looks take a fifth of it, whatever one of them takes.
+	pace = 5
+	// burst is how much of that is given in advance: looks that take 20 ms are made
+	// twenty times at once before the first has to wait. An ordinary change asks for a
+	// few; a start, for a dozen.
+	burst = 2 * time.Second
+	// longestPause bounds what is waited for a look, so that a route which somebody
+	// takes away is back within a second even then; but a look never takes more than
+	// half of the time.
+	longestPause = 500 * time.Millisecond
 )
 
 // Trigger wakes a loop. Firing never blocks, and firings that come before the loop
@@ -72,7 +76,7 @@ func (t *Trigger) Looked(s Source, took time.Duration) {
 		t.spent = earliest
 	}
 	t.spent = t.spent.Add(pace * took)
-	if latest := now.Add(burst + longestPause); t.spent.After(latest) {
+	if latest := now.Add(burst + max(longestPause, took)); t.spent.After(latest) {
 		t.spent = latest
 	}
 	if t.source != 0 && t.source&^t.paced == 0 && t.early() > 0 {
