@@ -41,7 +41,7 @@ type decision struct {
 }
 
 func (d *decision) notice(level Level, event, container, format string, args ...any) {
-	d.state.Notices = append(d.state.Notices, Notice{Event: event, Level: level, Container: container, Message: fmt.Sprintf(format, args...)})
+	d.state.Notices = append(d.state.Notices, Notice{Event: event, Level: level, Container: Short(container), Message: Cut(fmt.Sprintf(format, args...), LongestText)})
 }
 
 // external finds the ext interface and its MAC.

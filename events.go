@@ -126,15 +126,15 @@ var EventGroups = []EventGroup{
 	}},
 	{"Exposed ports and rules", []EventInfo{
 		{EventRulesetApplied, at(Info), "the ruleset changed; `entries`, `took_ms`, the ports `opened` and `closed`", ""},
-		{EventRulesetDrift, at(Warn), "somebody else changed anchord's tables; they are put back", "find who: another program with access to this namespace"},
+		{EventRulesetDrift, at(Warn), "somebody else changed anchord's tables; they are put back. Where it was not seen whether somebody did, the tables are compared first", "find who: another program with access to this namespace"},
 		{EventTemplateApplied, at(Info), "the rules are those of the templates in `files` from now on; none: the embedded ones", ""},
 		{EventTemplateRefused, at(Error), "the template directory is refused; `msg` says why, with `file` and `line`, and which rules stand instead. Told once for each fault", "repair it ([templates](templates.md)), nothing has to be restarted"},
 		{EventTemplateIgnored, at(Warn), "a file in the template directory has a name that means nothing", "a typing error?"},
 		{EventNoBackends, at(Warn), "no container is exposed after five looks", "label, project, running, common network"},
 		{EventExposeConflict, at(Error), "a port is refused, an older container has it", "change one label"},
 		{EventBackendUnreachable, at(Warn), "a labelled container has no address on a network that anchord is on, or the container whose namespace it shares does not run", "attach it to the transit network, or recreate it"},
-		{EventLabelRejected, at(Error), "a container's label is wrong; none of its ports are exposed", "`msg` names the entry and the reason"},
-		{EventLabelUnknown, at(Warn), "a label begins with `anchord.` and means nothing", "a typing error?"},
+		{EventLabelRejected, at(Error), "a container's label is wrong, or asks for more than there may be; none of its ports are exposed", "`msg` names the entry and the reason"},
+		{EventLabelUnknown, at(Warn), "a label begins with `anchord.` and means nothing; of one container five are told of", "a typing error?"},
 		{EventFlowsFlushed, at(Info), "connections that led to an old backend were ended", ""},
 	}},
 	{"Address and route", []EventInfo{

@@ -35,6 +35,15 @@ func (e Exposure) Ports() int { return int(e.Last) - int(e.First) + 1 }
 // Shifted says whether the backend's ports differ from the public ones.
 func (e Exposure) Shifted() bool { return e.Backend != e.First }
 
+// elements is how many the kernel's maps need of it in one family: no map of nft's
+// can shift a range, so that one is spelled out port by port.
+func (e Exposure) elements() int {
+	if e.Shifted() {
+		return e.Ports()
+	}
+	return 1
+}
+
 // String is the entry in the label's own grammar.
 func (e Exposure) String() string {
 	s := fmt.Sprintf("%s/%s", e.Protocol, portsString(e.First, e.Last))
@@ -57,8 +66,12 @@ type LabelError struct {
 }
 
 func (e *LabelError) Error() string {
-	return fmt.Sprintf("label %s: entry %q: %s", e.Label, e.Entry, e.Reason)
+	return fmt.Sprintf("label %s: entry %s: %s", e.Label, quoted(e.Entry), e.Reason)
 }
+
+// maxEntries of one label is more than anybody writes by hand, and keeps a label of a
+// megabyte from being read to its end with every look.
+const maxEntries = 1024
 
 // ParseExpose reads an anchord.expose label: comma-separated entries of
 // proto/port, proto/port:backend, proto/first-last or
@@ -71,9 +84,12 @@ func ParseExpose(label string) ([]Exposure, error) {
 	}
 	var exposures []Exposure
 	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
-	for _, entry := range strings.Split(label, ",") {
+	for entry := range strings.SplitSeq(label, ",") {
 		entry = strings.TrimSpace(entry)
 		e, reason := parseEntry(entry)
+		if len(exposures) == maxEntries {
+			reason = fmt.Sprintf("is one too many: a label has at most %d entries; write neighbouring ports as a range, such as tcp/8000-8999", maxEntries)
+		}
 		if reason == "" {
 			if holder, free := taken[e.Protocol].add(claim{exposure: e}); !free {
 				reason = fmt.Sprintf("overlaps the entry %q of the same label", holder.exposure)
@@ -99,9 +115,9 @@ func parseEntry(entry string) (Exposure, string) {
 	protocol := Protocol(strings.ToLower(strings.TrimSpace(proto)))
 	if protocol != TCP && protocol != UDP {
 		if p := strings.ToLower(strings.TrimSpace(rest)); (p == "tcp" || p == "udp") && strings.Trim(proto, "0123456789:-") == "" {
-			return Exposure{}, fmt.Sprintf("the protocol comes first; write %s/%s", p, proto)
+			return Exposure{}, fmt.Sprintf("the protocol comes first; write %s/%s", p, Short(proto))
 		}
-		return Exposure{}, fmt.Sprintf("protocol %q is neither tcp nor udp", strings.TrimSpace(proto))
+		return Exposure{}, fmt.Sprintf("protocol %s is neither tcp nor udp", quoted(strings.TrimSpace(proto)))
 	}
 	public, backend, mapped := strings.Cut(rest, ":")
 	first, last, reason := parsePorts(public)
@@ -144,7 +160,7 @@ func parsePort(s string) (uint16, string) {
 	s = strings.TrimSpace(s)
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 || s[0] == '0' {
-		return 0, fmt.Sprintf("port %q is not a number from 1 to 65535", s)
+		return 0, fmt.Sprintf("port %s is not a number from 1 to 65535", quoted(s))
 	}
 	return uint16(n), ""
 }

@@ -81,9 +81,11 @@ func (f *Follower) Run(ctx context.Context) {
 	f.record(ctx)
 	look := time.NewTimer(f.Interval)
 	defer look.Stop()
+	f.Trigger.Pace(SourceNames | SourceKernel) // of both, whoever is on its networks has a say
 	for source := SourceNames; ; {
-		failing := f.failing
+		failing, began := f.failing, time.Now()
 		f.round(ctx, source)
+		f.Trigger.Looked(source, time.Since(began))
 		// The kernel may say something all the time: what was to come, comes.
 		if source&SourceNames != 0 || f.failing && !failing {
 			look.Reset(f.next())

@@ -130,7 +130,7 @@ func parseUptime(s string) (time.Duration, error) {
 	first, _, _ := strings.Cut(s, " ")
 	seconds, err := strconv.ParseFloat(first, 64)
 	if err != nil || seconds < 0 || seconds > 1e9 || math.IsNaN(seconds) {
-		return 0, fmt.Errorf("lease file has no usable uptime: %q", s)
+		return 0, fmt.Errorf("lease file has no usable uptime: %s", quoted(s))
 	}
 	return time.Duration(seconds * float64(time.Second)), nil
 }
@@ -151,7 +151,7 @@ func (f LeaseFile) Lease() (Lease, error) {
 	l.Address = netip.PrefixFrom(addr, length)
 	seconds, err := strconv.ParseUint(cmp.Or(f.vars["lease"], defaultLease), 10, 32)
 	if err != nil || seconds == 0 {
-		return Lease{}, fmt.Errorf("lease refused: lease time %q is not a number of seconds", f.vars["lease"])
+		return Lease{}, fmt.Errorf("lease refused: lease time %s is not a number of seconds", quoted(f.vars["lease"]))
 	}
 	if seconds != infiniteLease {
 		l.Duration = time.Duration(seconds) * time.Second
@@ -192,7 +192,7 @@ func (l *Lease) staticRoutes(list string) {
 		}
 	}
 	if len(words) > 0 {
-		l.ignore("staticroutes", fmt.Errorf("%q is left over", words[0]))
+		l.ignore("staticroutes", fmt.Errorf("%s is left over", quoted(words[0])))
 	}
 	if len(routers)+len(l.Static) > 0 {
 		l.Routers = routers
@@ -202,7 +202,7 @@ func (l *Lease) staticRoutes(list string) {
 func staticRoute(prefix, via string) (dst netip.Prefix, gateway netip.Addr, err error) {
 	dst, err = netip.ParsePrefix(prefix)
 	if err != nil || !dst.Addr().Is4() {
-		return dst, gateway, fmt.Errorf("%q is not an IPv4 prefix", prefix)
+		return dst, gateway, fmt.Errorf("%s is not an IPv4 prefix", quoted(prefix))
 	}
 	if dst = dst.Masked(); dst.Bits() > 0 {
 		if first := dst.Addr(); first.IsMulticast() || first.IsLoopback() || dst.Bits() >= 8 && first.As4()[0] == 0 || first.As4()[0] >= 224 {
@@ -253,7 +253,7 @@ func (l *Lease) address6(offered, valid, preferred string) error {
 	}
 	seconds, err := strconv.ParseUint(valid, 10, 32)
 	if err != nil || seconds == 0 {
-		return fmt.Errorf("valid lifetime %q is not a number of seconds", valid)
+		return fmt.Errorf("valid lifetime %s is not a number of seconds", quoted(valid))
 	}
 	l.Address = netip.PrefixFrom(addr, 128)
 	if seconds != infiniteLease {
@@ -261,7 +261,7 @@ func (l *Lease) address6(offered, valid, preferred string) error {
 	}
 	switch p, err := strconv.ParseUint(preferred, 10, 32); {
 	case err != nil || p > seconds:
-		l.ignore("preferred lifetime", fmt.Errorf("%q is not a number of seconds up to the valid lifetime", preferred))
+		l.ignore("preferred lifetime", fmt.Errorf("%s is not a number of seconds up to the valid lifetime", quoted(preferred)))
 	case p < seconds:
 		// Zero would mean that it is preferred all the time.
 		l.Preferred = max(time.Nanosecond, time.Duration(p)*time.Second)
@@ -274,7 +274,7 @@ func hostAddr6(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil || !a.Is6() || a.Zone() != "":
-		return netip.Addr{}, fmt.Errorf("%q is not an IPv6 address", s)
+		return netip.Addr{}, fmt.Errorf("%s is not an IPv6 address", quoted(s))
 	case !a.IsGlobalUnicast() || a.Is4In6():
 		return netip.Addr{}, fmt.Errorf("%s is not the address of a host", a)
 	}
@@ -335,7 +335,7 @@ func hostAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil || !a.Is4():
-		return netip.Addr{}, fmt.Errorf("%q is not an IPv4 address", s)
+		return netip.Addr{}, fmt.Errorf("%s is not an IPv4 address", quoted(s))
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.IsLinkLocalUnicast(), a.As4()[0] == 0, a.As4()[0] >= 240:
 		return netip.Addr{}, fmt.Errorf("%s is not the address of a host", a)
 	}
@@ -359,5 +359,5 @@ func maskLength(length, dotted string) (int, error) {
 			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("subnet mask %q (prefix length %q) is not usable", dotted, length)
+	return 0, fmt.Errorf("subnet mask %s (prefix length %s) is not usable", quoted(dotted), quoted(length))
 }

@@ -113,6 +113,7 @@ func (d *decision) names() {
 
 // word is a name as it may stand in a sentence, whoever gave it.
 func word(name string) string {
+	name = Short(name)
 	if quoted := strconv.Quote(name); quoted != `"`+name+`"` {
 		return quoted
 	}

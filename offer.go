@@ -1,6 +1,7 @@
 package anchord
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -89,21 +90,19 @@ func (d *decision) offers() []offer {
 		d.checkLabels(c)
 		exposures, err := ParseExpose(c.Labels[LabelExpose])
 		if err != nil {
-			d.state.Rejected++
-			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			d.reject(c, err)
 			continue
 		}
 		v6, err := parseExposeV6(c.Labels[LabelExposeV6])
 		if err != nil {
-			d.state.Rejected++
-			d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", c.Name, err)
+			d.reject(c, err)
 			continue
 		}
 		if len(exposures) == 0 {
 			continue
 		}
 		if !known {
-			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", c.Name, c.NamespaceOf, c.Name)
+			d.notice(Warn, EventBackendUnreachable, c.Name, "container %s exposes ports, but the container whose network namespace it shares (%s) is not running: recreate %s", Short(c.Name), Short(c.NamespaceOf), Short(c.Name))
 			continue
 		}
 		offers = append(offers, offer{c, namespace, exposures, v6})
@@ -111,16 +110,35 @@ func (d *decision) offers() []offer {
 	return offers
 }
 
+// reject refuses a container's label as a whole.
+func (d *decision) reject(c Container, err error) {
+	d.state.Rejected++
+	d.notice(Error, EventLabelRejected, c.Name, "container %s is not exposed: %v", Short(c.Name), err)
+}
+
+// maxUnknown is how many labels of one container are told of that mean nothing: the
+// first few show what is the matter.
+const maxUnknown = 5
+
 func (d *decision) checkLabels(c Container) {
-	for _, label := range slices.Sorted(maps.Keys(c.Labels)) {
-		switch {
-		case slices.Contains(knownLabels, label), slices.Contains(ownLabels, label):
-		case strings.HasPrefix(label, LabelPrefix):
-			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord%s (known are: %s)",
-				c.Name, label, meant(likeOurs(label)), strings.Join(knownLabels, ", "))
-		case likeOurs(label) != "":
-			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %q, which means nothing to anchord%s", c.Name, label, meant(likeOurs(label)))
+	unknown := 0
+	defer func() {
+		if unknown > maxUnknown {
+			d.notice(Warn, EventLabelUnknown, c.Name, "container %s has %d more labels that mean nothing to anchord", Short(c.Name), unknown-maxUnknown)
 		}
+	}()
+	for _, label := range slices.Sorted(maps.Keys(c.Labels)) {
+		ours, known := strings.HasPrefix(label, LabelPrefix), ""
+		if slices.Contains(knownLabels, label) || slices.Contains(ownLabels, label) || !ours && likeOurs(label) == "" {
+			continue
+		}
+		if unknown++; unknown > maxUnknown {
+			continue
+		}
+		if ours {
+			known = fmt.Sprintf(" (known are: %s)", strings.Join(knownLabels, ", "))
+		}
+		d.notice(Warn, EventLabelUnknown, c.Name, "container %s has the label %s, which means nothing to anchord%s%s", Short(c.Name), quoted(label), meant(likeOurs(label)), known)
 	}
 }
 
@@ -138,9 +156,51 @@ func (d *decision) namespaceOf(c Container) (Container, bool) {
 	return Container{}, false
 }
 
+// How many elements the maps of a project have at most. With maxElements the kernel
+// takes about a second for the first ruleset and some ten milliseconds for a change,
+// and a status is there in a second; with four times as many it is ten seconds, which
+// is nft's limit. Ranges with other backend ports, which alone come near it, get half:
+// so none of them keeps the single ports of others out.
+const (
+	maxElements = 16384
+	maxSpelled  = maxElements / 2
+)
+
+// load is what entries need of the maps: all elements, and those of ranges that are
+// spelled out.
+type load struct{ all, spelled int }
+
+func (l *load) add(e Exposure, families int) {
+	l.all += families * e.elements()
+	if e.elements() > 1 {
+		l.spelled += families * e.elements()
+	}
+}
+
+// overload is the entry of an offer with which a project's maps would have too many
+// elements, given those of older containers; nil: all fit.
+func (o offer) overload(sum load, families int) *LabelError {
+	for _, e := range o.exposures {
+		sum.add(e, families)
+		reason := ""
+		switch kept := (Exposure{Protocol: e.Protocol, First: e.First, Last: e.Last, Backend: e.First}); {
+		case e.elements() > 1 && (sum.spelled > maxSpelled || sum.all > maxElements):
+			reason = fmt.Sprintf("a range with other backend ports takes an element of the kernel's maps for each port and family; with these %d it would be %d in the project, and at most %d are allowed: write %s, which is one, and let the service listen on these ports",
+				families*e.elements(), sum.spelled, maxSpelled, kept)
+		case sum.all > maxElements:
+			reason = fmt.Sprintf("with it the project would have %d elements in the kernel's maps, and at most %d are allowed: write neighbouring ports as a range, such as tcp/8000-8999", sum.all, maxElements)
+		}
+		if reason != "" {
+			return &LabelError{Label: LabelExpose, Entry: e.String(), Reason: reason}
+		}
+	}
+	return nil
+}
+
 // mapPorts gives each port to the oldest container that asks for it.
 func (d *decision) mapPorts(offers []offer, attached []Attachment) {
 	taken := map[Protocol]*claims{TCP: {}, UDP: {}}
+	var sum load
 	for _, o := range offers {
 		targets := o.targets(attached)
 		if o.container.CutOff {
@@ -148,18 +208,23 @@ func (d *decision) mapPorts(offers []offer, attached []Attachment) {
 			continue
 		}
 		if len(targets) == 0 {
-			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", o.container.Name, names(attached))
+			d.notice(Warn, EventBackendUnreachable, o.container.Name, "container %s exposes ports but has no address on a network that anchord is on: attach it to one of: %s", Short(o.container.Name), names(attached))
+			continue
+		}
+		if tooMuch := o.overload(sum, len(targets)); tooMuch != nil {
+			d.reject(o.container, tooMuch)
 			continue
 		}
 		for _, e := range o.exposures {
 			if holder, free := taken[e.Protocol].add(claim{e, o.container.Name}); !free {
 				d.state.Conflicts++
-				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", o.container.Name, e, holder.container, holder.exposure)
+				d.notice(Error, EventExposeConflict, o.container.Name, "container %s does not get %s: container %s, which is older, has it as %s", Short(o.container.Name), e, Short(holder.container), holder.exposure)
 				continue
 			}
 			if e.Protocol == TCP && e.First <= d.config.MetricsPort && d.config.MetricsPort <= e.Last {
-				d.notice(Warn, EventConfigWarning, o.container.Name, "%s of container %s is the port of ANCHORD_METRICS_ADDR too: the project's containers reach the service there, and not the metrics: give the metrics another port", e, o.container.Name)
+				d.notice(Warn, EventConfigWarning, o.container.Name, "%s of container %s is the port of ANCHORD_METRICS_ADDR too: the project's containers reach the service there, and not the metrics: give the metrics another port", e, Short(o.container.Name))
 			}
+			sum.add(e, len(targets))
 			for _, t := range targets {
 				d.state.Entries = append(d.state.Entries, t.entry(e, o.container.Name))
 			}

@@ -78,6 +78,8 @@ type (
 		Check(ctx context.Context, rs Ruleset) error
 		Forget()
 		Standing(ctx context.Context) (bool, error)
+		// Intact says whether the kernel has what was applied last.
+		Intact(ctx context.Context) (bool, error)
 		Remove(ctx context.Context) error
 	}
 	// Leases reads the lease that a family's DHCP client reported last; a
@@ -229,11 +231,15 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer poll.Stop()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
+	// Of the one the LAN has a say, of the other whoever makes many rules at once.
+	r.Trigger.Pace(SourceKernel | SourceDoubt)
 	source, since := SourceAll, time.Time{}
 	for {
+		began := time.Now()
 		if err := r.Reconcile(ctx, source, since); err != nil {
 			return err
 		}
+		r.Trigger.Looked(source, time.Since(began))
 		retry.Stop()
 		if r.retry > 0 {
 			retry.Reset(time.Until(r.retryAt))
@@ -358,6 +364,13 @@ func (r *Reconciler) lookAtKernel(ctx context.Context, source Source) error {
 			r.drifted()
 		}
 	}
+	if source&SourceDoubt != 0 && r.applied != nil {
+		if intact, err := r.Tables.Intact(ctx); err != nil {
+			return err
+		} else if !intact {
+			r.drifted()
+		}
+	}
 	if source&(SourceKernel|SourceSelf) == 0 && !r.wrote {
 		return nil
 	}
@@ -448,7 +461,7 @@ func (r *Reconciler) tryAgain(err error) {
 		r.due |= r.outcome.Source & (SourceSelf | SourceContainers)
 	}
 	if err != nil {
-		r.due |= SourceAll
+		r.due |= SourceAll | r.outcome.Source&SourceDoubt
 	}
 	now := time.Now()
 	switch {

@@ -563,5 +563,5 @@ func (d DeadNamespace) notice(m Member) Notice {
 	if cures := d.cures([]Member{m}); len(cures) > 0 {
 		fix = strings.Join(cures, " && ")
 	}
-	return Notice{Event: EventNamespaceDead, Level: Warn, Container: m.Name, Message: fmt.Sprintf("container %s has no network: it is in the network namespace of %s, which %s; fix: %s", m.Name, d.Target, d.Reason, fix)}
+	return Notice{Event: EventNamespaceDead, Level: Warn, Container: Short(m.Name), Message: Cut(fmt.Sprintf("container %s has no network: it is in the network namespace of %s, which %s; fix: %s", Short(m.Name), Short(d.Target), d.Reason, fix), LongestText)}
 }

@@ -74,7 +74,7 @@ func without(entries, others []Entry) []string {
 		if len(list) == named {
 			return append(list, "…")
 		}
-		list = append(list, string(e.Protocol)+"/"+e.Ports()+" "+e.Family.String()+" "+e.Container)
+		list = append(list, string(e.Protocol)+"/"+e.Ports()+" "+e.Family.String()+" "+Short(e.Container))
 	}
 	return list
 }

@@ -36,6 +36,8 @@ type rig struct {
 	refuses   map[string]string // by an effect's first word, the rules that fail it
 	inKernel  string            // the body that was applied last
 	elements  string            // and its elements
+	touched   bool              // somebody changed the tables
+	slow      time.Duration     // what a look at the kernel takes
 	interrupt func()            // if set, called while a route is being set, which then fails
 }
 
@@ -134,6 +136,7 @@ func (g *rig) Containers(context.Context, anchord.Scope) ([]anchord.Container, e
 }
 
 func (g *rig) Links(context.Context) ([]anchord.Link, error) {
+	time.Sleep(g.slow)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	links := slices.Clone(g.w.Links)
@@ -369,6 +372,10 @@ func (g *rig) Apply(_ context.Context, rs anchord.Ruleset) error {
 func (g *rig) Forget() {}
 
 func (g *rig) Standing(context.Context) (bool, error) { return g.tables, g.fails["standing"] }
+
+func (g *rig) Intact(context.Context) (bool, error) {
+	return !g.touched, errors.Join(g.effect("compare"), g.fails["compare"])
+}
 
 func (g *rig) Remove(context.Context) error { return g.effect("unrule") }
 

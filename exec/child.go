@@ -265,6 +265,9 @@ func keepOnly(capabilities []int) error {
 	return nil
 }
 
+// longestLine is longer than any that a monitor has a reason to write.
+const longestLine = 16 << 10
+
 // lines hands what is written to Line, line by line; done is closed when all
 // of it is handed over.
 func (c *Child) lines() (io.WriteCloser, <-chan struct{}) {
@@ -272,15 +275,19 @@ func (c *Child) lines() (io.WriteCloser, <-chan struct{}) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		scanner := bufio.NewScanner(reader)
-		scanner.Buffer(make([]byte, 4096), 1<<20)
-		for scanner.Scan() {
+		lines := bufio.NewReaderSize(reader, longestLine)
+		for {
+			text, more, err := lines.ReadLine()
+			if err != nil {
+				return
+			}
 			if c.Line != nil {
-				c.Line(scanner.Text())
+				c.Line(string(text))
+			}
+			for more && err == nil { // of what is longer, the beginning will do
+				_, more, err = lines.ReadLine()
 			}
 		}
-		// A line beyond a megabyte ends the scanning, not the child.
-		_, _ = io.Copy(io.Discard, reader)
 	}()
 	return writer, done
 }

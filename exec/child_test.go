@@ -221,8 +221,11 @@ func TestChildStoppedWhileItStarts(t *testing.T) {
 }
 
 func TestChildWithAnEndlessLineIsNotHeldUp(t *testing.T) {
-	k := tend(t, Child{Args: []string{"sh", "-c", "echo first; head -c 3000000 /dev/zero | tr '\\0' x; exit 1"}, BackoffMax: time.Millisecond})
+	k := tend(t, Child{Args: []string{"sh", "-c", "echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last; exit 1"}, BackoffMax: time.Millisecond})
 	k.until(t, "a second start", func() bool { return k.starts >= 2 })
+	if said := k.said(); len(said) < 3 || said[0] != "first" || len(said[1]) > 64<<10 || said[2] != "last" {
+		t.Errorf("%d lines came", len(said))
+	}
 }
 
 func TestChildHasOnlyItsCapabilities(t *testing.T) {

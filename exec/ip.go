@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -77,35 +78,76 @@ func parseLinks(out []byte) ([]anchord.Link, error) {
 // forever is the kernel's lifetime of an address that does not end.
 const forever = 1<<32 - 1
 
-// Routes lists the routes of the main table, per family, best first.
+// Routes lists the routes of the main table that decisions look at, per family, best
+// first: in IPv6 the default ones, in IPv4 those that leases name too. The others are
+// left out where they are many: whoever sends router advertisements can make the
+// kernel have thousands.
 func (i IP) Routes(ctx context.Context) (anchord.PerFamily[[]anchord.Route], error) {
+	return i.routes(ctx, "default")
+}
+
+// PrefixRoutes lists those and IPv6's others, of very many the first.
+func (i IP) PrefixRoutes(ctx context.Context) (anchord.PerFamily[[]anchord.Route], error) {
+	return i.routes(ctx)
+}
+
+func (i IP) routes(ctx context.Context, only6 ...string) (anchord.PerFamily[[]anchord.Route], error) {
 	var routes anchord.PerFamily[[]anchord.Route]
 	for _, f := range anchord.Families {
-		out, err := i.Runner.Run(ctx, "", "ip", ipFlag(f), "-j", "route", "show", "table", "main")
-		if err != nil {
+		args := []string{"ip", ipFlag(f), "-j", "route", "show", "table", "main"}
+		if f == anchord.V6 {
+			args = append(args, only6...)
+		}
+		var out beginning
+		if err := i.Runner.stream(ctx, strings.NewReader(""), &out, args...); err != nil {
 			return routes, fmt.Errorf("listing routes: %w", err)
 		}
-		if routes[f], err = parseRoutes(f, out); err != nil {
+		var err error
+		if routes[f], err = parseRoutes(f, out.text, out.more); err != nil {
 			return routes, err
 		}
 	}
 	return routes, nil
 }
 
-func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
-	var raw []struct {
-		Dst, Gateway, Dev, Protocol string
-		Metric                      int
-		Expires                     *int
-	}
+// beginning keeps what of an output is read, and forgets the rest.
+type beginning struct {
+	text []byte
+	more bool
+}
+
+// longestList holds some thousand routes. The kernel takes the first ones.
+const longestList = 256 << 10
+
+// Write takes everything.
+func (b *beginning) Write(p []byte) (int, error) {
+	kept := min(len(p), longestList-len(b.text))
+	b.text = append(b.text, p[:kept]...)
+	b.more = b.more || kept < len(p)
+	return len(p), nil
+}
+
+// parseRoutes reads a list of ip's, or the beginning of one.
+func parseRoutes(f anchord.Family, out []byte, more bool) ([]anchord.Route, error) {
 	if len(strings.TrimSpace(string(out))) == 0 {
 		return nil, nil
 	}
-	if err := json.Unmarshal(out, &raw); err != nil {
+	list := json.NewDecoder(bytes.NewReader(out))
+	if _, err := list.Token(); err != nil {
 		return nil, fmt.Errorf("reading routes: %w", err)
 	}
 	var routes []anchord.Route
-	for _, r := range raw {
+	for list.More() {
+		var r struct {
+			Dst, Gateway, Dev, Protocol string
+			Metric                      int
+			Expires                     *int
+		}
+		if err := list.Decode(&r); err != nil && more {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("reading routes: %w", err)
+		}
 		dst, err := parseDst(r.Dst)
 		if err != nil {
 			continue // of a kind that anchord never sets
@@ -120,6 +162,9 @@ func parseRoutes(f anchord.Family, out []byte) ([]anchord.Route, error) {
 			Family: f, Dst: dst, Gateway: gateway, Iface: r.Dev, Metric: r.Metric,
 			Protocol: r.Protocol,
 		})
+	}
+	if _, err := list.Token(); err != nil && !more {
+		return nil, fmt.Errorf("reading routes: %w", err)
 	}
 	return routes, nil
 }

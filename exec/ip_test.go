@@ -55,7 +55,7 @@ func TestRoutes(t *testing.T) {
 		{"others", `[{"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","prefsrc":"192.0.2.7","flags":[]},{"type":"multicast","dst":"multicast","dev":"eth0"}]`, anchord.V4, []string{"192.0.2.0/24 invalid IP eth0 kernel"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			routes, err := parseRoutes(tt.family, []byte(tt.json))
+			routes, err := parseRoutes(tt.family, []byte(tt.json), false)
 			var got []string
 			for _, r := range routes {
 				if r.Family != tt.family {
@@ -72,9 +72,28 @@ func TestRoutes(t *testing.T) {
 			}
 		})
 	}
-	if _, err := parseRoutes(anchord.V4, []byte("x")); err == nil {
-		t.Error("what is no JSON is no error")
+	for _, bad := range []string{"x", `[{"dst":"default"}`, `[{"dst":"default"},{"dst":`} {
+		if _, err := parseRoutes(anchord.V4, []byte(bad), false); err == nil {
+			t.Errorf("%s is no error", bad)
+		}
 	}
+}
+
+// Whoever sends router advertisements can make the kernel have tens of thousands of
+// routes: they are neither asked for nor kept.
+func TestOfVeryManyRoutesTheFirstAreRead(t *testing.T) {
+	recorded := tools(t, map[string]string{"ip": `case "$*" in
+*-4*) echo '[ ]' ;;
+*) printf '['; i=0; while [ $i -lt 4000 ]; do printf '{"dst":"default","gateway":"fe80::%x","dev":"eth0","protocol":"ra","metric":1024,"flags":[],"pref":"medium"},' $i; i=$((i+1)); done; echo '{"dst":"default","dev":"eth0"}]' ;;
+esac`})
+	routes, err := IP{}.Routes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(routes[anchord.V6]); n < 1000 || n >= 4000 || routes[anchord.V6][0].Gateway.String() != "fe80::" {
+		t.Errorf("%d routes are kept, the first %v", n, routes[anchord.V6][0])
+	}
+	wantText(t, "asked", recorded(), "ip -4 -j route show table main\nip -6 -j route show table main default")
 }
 
 func TestWhatIPIsAskedToDo(t *testing.T) {

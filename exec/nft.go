@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +32,7 @@ type NFT struct {
 	mu      sync.Mutex
 	applied *anchord.Ruleset // nil: unknown, the next apply starts afresh
 	serial  uint32
+	listed  string // how the kernel lists the tables without their elements; empty: unknown
 }
 
 // Apply makes the kernel's tables equal to next in one transaction. On error
@@ -41,8 +44,7 @@ func (n *NFT) Apply(ctx context.Context, next anchord.Ruleset) error {
 	if n.applied != nil && n.applied.Frame == next.Frame {
 		err := n.run(ctx, updateScript(*n.applied, next, n.serial))
 		if err == nil {
-			n.applied = &next
-			return nil
+			return n.stands(ctx, next)
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			n.applied = nil
@@ -56,6 +58,16 @@ func (n *NFT) Apply(ctx context.Context, next anchord.Ruleset) error {
 			n.applied = nil
 		}
 		return fmt.Errorf("applying ruleset: %w", inTemplate(err, next, script))
+	}
+	n.applied = nil // of another listing
+	return n.stands(ctx, next)
+}
+
+// stands notes what the kernel has by now, and how it lists it.
+func (n *NFT) stands(ctx context.Context, next anchord.Ruleset) error {
+	if n.applied == nil || n.applied.Body != next.Body {
+		// Where it cannot be listed, rules cannot be compared later.
+		n.listed, _ = n.list(ctx)
 	}
 	n.applied = &next
 	return nil
@@ -148,6 +160,78 @@ func (n *NFT) Standing(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// list is how the kernel lists anchord's tables, without the elements of sets and
+// without counters.
+func (n *NFT) list(ctx context.Context) (string, error) {
+	out, err := n.Runner.Run(ctx, "", "nft", "--stateless", "--terse", "list", "ruleset")
+	if err != nil {
+		return "", fmt.Errorf("listing tables: %w", err)
+	}
+	var ours strings.Builder
+	inside := false
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "table ") {
+			inside = slices.ContainsFunc(anchord.Families[:], func(f anchord.Family) bool { return line == "table "+anchord.Table(f)+" {\n" })
+		}
+		if inside {
+			ours.WriteString(line)
+		}
+	}
+	return ours.String(), nil
+}
+
+// Intact says whether the kernel has what was applied last: the rules as they were
+// listed then, and the elements of the ruleset's sets.
+func (n *NFT) Intact(ctx context.Context) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.applied == nil {
+		return true, nil // nothing is claimed
+	}
+	listed, err := n.list(ctx)
+	if err != nil || n.listed != "" && listed != n.listed {
+		return false, err
+	}
+	has := map[string][]string{}
+	for _, f := range anchord.Families {
+		if err := n.each(ctx, anchord.Table(f), func(set string, e jsonElement) {
+			key := anchord.Table(f) + " " + set
+			has[key] = append(has[key], e.String())
+		}); err != nil {
+			return false, err
+		}
+	}
+	for _, s := range n.applied.Sets {
+		if !slices.Equal(canonical(written(s.Elements)), canonical(has[s.Table+" "+s.Name])) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// written are elements without their comments, as "key" or "key : data".
+func written(elements []anchord.Element) []string {
+	list := make([]string, len(elements))
+	for i, e := range elements {
+		list[i] = e.Key
+		if at := strings.LastIndex(e.Text, " : "); at >= 0 {
+			list[i] += e.Text[at:]
+		}
+	}
+	return list
+}
+
+// canonical sorts elements, and writes prefixes of one address as nft lists them.
+func canonical(elements []string) []string {
+	for i, e := range elements {
+		if p, err := netip.ParsePrefix(e); err == nil && p.IsSingleIP() {
+			elements[i] = p.Addr().String()
+		}
+	}
+	slices.Sort(elements)
+	return elements
 }
 
 // Deleting needs the table to exist, adding it does not mind.
@@ -243,11 +327,12 @@ func difference(old, next []anchord.Element) (gone, added []anchord.Element) {
 func (n *NFT) Counters(ctx context.Context) (map[string]uint64, error) {
 	counters := map[string]uint64{}
 	for _, f := range anchord.Families {
-		out, err := n.Runner.Run(ctx, "", append([]string{"nft", "-j", "list", "table"}, strings.Fields(anchord.Table(f))...)...)
+		err := n.each(ctx, anchord.Table(f), func(set string, e jsonElement) {
+			if e.data != "" {
+				counters[CounterKey(anchord.Table(f), set, e.key)] = e.packets
+			}
+		})
 		if err != nil {
-			return nil, fmt.Errorf("reading counters: %w", err)
-		}
-		if err := readCounters(anchord.Table(f), out, counters); err != nil {
 			return nil, fmt.Errorf("reading counters: %w", err)
 		}
 	}
@@ -257,55 +342,103 @@ func (n *NFT) Counters(ctx context.Context) (map[string]uint64, error) {
 // CounterKey is the key of an element in the result of Counters.
 func CounterKey(table, set, element string) string { return table + " " + set + " " + element }
 
-// readCounters reads libnftables' JSON (libnftables-json(5)): a map's elements
-// are pairs whose first half carries value and counter.
-func readCounters(table string, listing []byte, into map[string]uint64) error {
-	var doc struct {
-		Nftables []struct {
-			Map *struct {
-				Name string              `json:"name"`
-				Elem [][]json.RawMessage `json:"elem"`
-			} `json:"map"`
-		} `json:"nftables"`
+// each tells of each element of a table's sets and maps.
+func (n *NFT) each(ctx context.Context, table string, tell func(set string, e jsonElement)) error {
+	out, err := n.Runner.Run(ctx, "", append([]string{"nft", "-j", "list", "table"}, strings.Fields(table)...)...)
+	if err != nil {
+		return err
 	}
+	return readElements(out, tell)
+}
+
+// jsonElement is one element of a set or map, key and data as nft's own language has
+// them; a set's has no data.
+type jsonElement struct {
+	key, data string
+	packets   uint64
+}
+
+// String is "key" or "key : data".
+func (e jsonElement) String() string {
+	if e.data == "" {
+		return e.key
+	}
+	return e.key + " : " + e.data
+}
+
+// readElements reads libnftables' JSON (libnftables-json(5)): a map's elements are
+// pairs of key and data, a set's are keys; a key with a comment or a counter is
+// wrapped.
+func readElements(listing []byte, tell func(set string, e jsonElement)) error {
+	type named struct {
+		Name string            `json:"name"`
+		Elem []json.RawMessage `json:"elem"`
+	}
+	var doc struct{ Nftables []struct{ Map, Set *named } }
 	if err := json.Unmarshal(listing, &doc); err != nil {
 		return err
 	}
 	for _, object := range doc.Nftables {
+		if object.Set != nil {
+			for _, key := range object.Set.Elem {
+				tell(object.Set.Name, readKey(key))
+			}
+		}
 		if object.Map == nil {
 			continue
 		}
-		for _, pair := range object.Map.Elem {
-			var left struct {
-				Elem struct {
-					Val     portOrRange `json:"val"`
-					Counter struct {
-						Packets uint64 `json:"packets"`
-					} `json:"counter"`
-				} `json:"elem"`
+		for _, raw := range object.Map.Elem {
+			var pair []json.RawMessage
+			if json.Unmarshal(raw, &pair) == nil && len(pair) == 2 {
+				e := readKey(pair[0])
+				e.data = expression(pair[1])
+				tell(object.Map.Name, e)
 			}
-			if len(pair) == 0 || json.Unmarshal(pair[0], &left) != nil {
-				continue
-			}
-			into[CounterKey(table, object.Map.Name, string(left.Elem.Val))] = left.Elem.Counter.Packets
 		}
 	}
 	return nil
 }
 
-// portOrRange is 80 or {"range": [80, 90]} in JSON.
-type portOrRange string
+func readKey(raw json.RawMessage) jsonElement {
+	var wrapped struct {
+		Elem struct {
+			Val     json.RawMessage `json:"val"`
+			Counter struct {
+				Packets uint64 `json:"packets"`
+			} `json:"counter"`
+		} `json:"elem"`
+	}
+	if json.Unmarshal(raw, &wrapped) == nil && wrapped.Elem.Val != nil {
+		return jsonElement{key: expression(wrapped.Elem.Val), packets: wrapped.Elem.Counter.Packets}
+	}
+	return jsonElement{key: expression(raw)}
+}
 
-func (p *portOrRange) UnmarshalJSON(data []byte) error {
-	var r struct{ Range []int }
-	if json.Unmarshal(data, &r) == nil && len(r.Range) == 2 {
-		*p = portOrRange(fmt.Sprintf("%d-%d", r.Range[0], r.Range[1]))
-		return nil
+// expression writes a number, an address, a prefix, a range or a concatenation as
+// nft's language has it.
+func expression(raw json.RawMessage) string {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return text
 	}
-	var port int
-	if err := json.Unmarshal(data, &port); err != nil {
-		return err
+	var of struct {
+		Range, Concat []json.RawMessage
+		Prefix        *struct {
+			Addr string
+			Len  int
+		}
 	}
-	*p = portOrRange(fmt.Sprint(port))
-	return nil
+	switch {
+	case json.Unmarshal(raw, &of) != nil:
+		return string(raw) // a number
+	case of.Prefix != nil:
+		return fmt.Sprintf("%s/%d", of.Prefix.Addr, of.Prefix.Len)
+	case len(of.Range) == 2:
+		return expression(of.Range[0]) + "-" + expression(of.Range[1])
+	}
+	var parts []string
+	for _, part := range of.Concat {
+		parts = append(parts, expression(part))
+	}
+	return strings.Join(parts, " . ")
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/AlexCherrypi/anchord"
 )
 
 // Runner runs one command to its end. Its zero value is ready to use.
@@ -70,11 +72,7 @@ func (e *CommandError) saysAny(phrases ...string) bool {
 const maxMessage = 600
 
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxMessage {
-		s = s[:maxMessage] + "…"
-	}
-	return s
+	return anchord.Cut(strings.Join(strings.Fields(s), " "), maxMessage)
 }
 
 // Run runs a command with stdin and returns its standard output.

@@ -28,6 +28,12 @@ type Adverts struct {
 
 	mu   sync.Mutex
 	last map[string]*heard // by interface
+
+	named struct { // as asked last
+		index int
+		name  string
+		at    time.Duration
+	}
 }
 
 // heard is what was heard on one interface.
@@ -49,20 +55,24 @@ func (a *Adverts) Adverts() map[string]anchord.Advert {
 	now := a.Uptime()
 	all := map[string]anchord.Advert{}
 	for iface, on := range a.last {
-		var sum anchord.Advert
-		for _, router := range slices.SortedFunc(maps.Keys(on.routers), netip.Addr.Compare) {
-			said := on.routers[router]
-			sum.DNS = append(sum.DNS, said.DNS...)
-			sum.Managed = sum.Managed || said.Managed && now < max(said.Until, said.At+forgotten)
-			sum.At = max(sum.At, said.At)
-			// Of several the one with the lowest address, so as not to flap.
-			if said.RouterAt(now).IsValid() && !sum.Router.IsValid() {
-				sum.Router, sum.Until = said.Router, said.Until
-			}
-		}
-		all[iface] = sum
+		all[iface] = on.sum(now)
 	}
 	return all
+}
+
+// sum takes what the routers say at now together.
+func (h *heard) sum(now time.Duration) (sum anchord.Advert) {
+	for _, router := range slices.SortedFunc(maps.Keys(h.routers), netip.Addr.Compare) {
+		said := h.routers[router]
+		sum.DNS = append(sum.DNS, said.DNS...)
+		sum.Managed = sum.Managed || said.Managed && now < max(said.Until, said.At+forgotten)
+		sum.At = max(sum.At, said.At)
+		// Of several the one with the lowest address, so as not to flap.
+		if said.RouterAt(now).IsValid() && !sum.Router.IsValid() {
+			sum.Router, sum.Until = said.Router, said.Until
+		}
+	}
+	return sum
 }
 
 // Follow listens until ctx ends. It returns nil where there is no IPv6.
@@ -104,14 +114,35 @@ func (a *Adverts) hear(message []byte, control *ipv6.ControlMessage, from net.Ad
 		return
 	}
 	router, _ := netip.AddrFromSlice(ip.IP)
-	link, err := net.InterfaceByIndex(control.IfIndex)
 	said, ok := parseAdvert(message, router, a.Uptime())
-	if err != nil || !ok {
+	if !ok {
 		return
 	}
-	if a.note(link.Name, link.Index, said) {
+	name, err := a.nameOf(control.IfIndex)
+	if err != nil {
+		return
+	}
+	if a.note(name, control.IfIndex, said) {
 		a.Fire(anchord.SourceKernel, time.Time{})
 	}
+}
+
+// nameLasts is for how long an interface is taken to have the name that it had: to
+// ask the kernel costs more than all else that an advertisement does.
+const nameLasts = time.Second
+
+// nameOf is the name of an interface. Only the listening goroutine calls it.
+func (a *Adverts) nameOf(index int) (string, error) {
+	now := a.Uptime()
+	if a.named.index == index && now-a.named.at < nameLasts {
+		return a.named.name, nil
+	}
+	link, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return "", err
+	}
+	a.named.index, a.named.name, a.named.at = index, link.Name, now
+	return link.Name, nil
 }
 
 // parseAdvert reads the fixed part of an advertisement.
@@ -153,7 +184,8 @@ const maxNameServers = 8
 // maxRouters keeps a host that invents routers from filling our memory.
 const maxRouters = 16
 
-// note says whether a router says something else than before.
+// note says whether, with a router's word, all routers of the interface together say
+// something else than before: more than that is nobody's concern.
 func (a *Adverts) note(iface string, index int, said anchord.Advert) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -163,16 +195,15 @@ func (a *Adverts) note(iface string, index int, said anchord.Advert) (news bool)
 	if on := a.last[iface]; on == nil || on.index != index {
 		a.last[iface] = &heard{index: index, routers: map[netip.Addr]anchord.Advert{}}
 	}
-	routers := a.last[iface].routers
-	before, known := routers[said.Router]
-	if !known && len(routers) >= maxRouters {
-		now := a.Uptime()
+	routers, now := a.last[iface].routers, a.Uptime()
+	before := a.last[iface].sum(now)
+	if _, known := routers[said.Router]; !known && len(routers) >= maxRouters {
 		maps.DeleteFunc(routers, func(_ netip.Addr, old anchord.Advert) bool { return old.Until <= now })
 		if len(routers) >= maxRouters {
 			return false
 		}
 	}
 	routers[said.Router] = said
-	now := a.Uptime()
-	return !known || before.Managed != said.Managed || before.RouterAt(now) != said.RouterAt(now) || !slices.Equal(before.DNS, said.DNS)
+	after := a.last[iface].sum(now)
+	return before.Managed != after.Managed || before.Router != after.Router || !slices.Equal(before.DNS, after.DNS)
 }

@@ -89,3 +89,35 @@ func TestSeveralRoutersAreHeardTogether(t *testing.T) {
 		t.Errorf("%d routers are remembered", got)
 	}
 }
+
+// A flood of advertisements, by however many routers, wakes nobody as long as what
+// all of them say together stays the same.
+func TestAdvertisementsThatChangeNothingAreNoNews(t *testing.T) {
+	now := time.Hour
+	a := &Adverts{Uptime: func() time.Duration { return now }}
+	says := func(router string, lifetime time.Duration, dns ...string) bool {
+		said := anchord.Advert{Router: netip.MustParseAddr(router), Until: now + lifetime, At: now}
+		for _, d := range dns {
+			said.DNS = append(said.DNS, netip.MustParseAddr(d))
+		}
+		return a.note("lan0", 2, said)
+	}
+	if !says("fe80::1", time.Hour) {
+		t.Fatal("the first word is news")
+	}
+	news := 0
+	for i := range 10000 {
+		now += time.Millisecond
+		lifetime := time.Duration(i%2) * time.Minute // comes and goes
+		if says(fmt.Sprintf("fe80::2:%x", i%5000), lifetime) {
+			news++
+		}
+	}
+	if news > 0 {
+		t.Errorf("%d of them are news", news)
+	}
+	now += time.Minute // those that stayed have gone
+	if !says("fe80::3", time.Minute, "2001:db8::53") {
+		t.Error("a name server is news")
+	}
+}

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/AlexCherrypi/anchord"
@@ -10,24 +11,40 @@ import (
 // Ruleset reads the lines of "nft monitor" and fires when somebody else
 // changed anchord's tables. A transaction's lines are followed by one that
 // names the new generation; anchord's own transactions all replace the serial
-// element.
+// element. Where lines were lost, as of very large transactions, nobody is accused:
+// it fires that there is a doubt.
 type Ruleset struct {
 	Fire func(anchord.Source, time.Time)
 
+	mu            sync.Mutex
 	touched, ours bool
+	partly        bool // lines of this transaction may be missing
+}
+
+// Began tells that the monitor listens from now on, maybe in the midst of a
+// transaction.
+func (r *Ruleset) Began() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.touched, r.ours, r.partly = false, false, true
 }
 
 // Line takes one line of the monitor.
 func (r *Ruleset) Line(line string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch {
 	case strings.HasPrefix(line, "# ERROR: We lost"): // nobody knows what
-		r.Fire(anchord.SourceRuleset, time.Time{})
-		r.touched, r.ours = false, false
+		r.Fire(anchord.SourceDoubt, time.Time{})
+		r.touched, r.ours, r.partly = false, false, true
 	case strings.HasPrefix(line, "# new generation"):
-		if r.touched && !r.ours {
+		switch {
+		case r.partly:
+			r.Fire(anchord.SourceDoubt, time.Time{})
+		case r.touched && !r.ours:
 			r.Fire(anchord.SourceRuleset, time.Time{})
 		}
-		r.touched, r.ours = false, false
+		r.touched, r.ours, r.partly = false, false, false
 	case strings.HasPrefix(line, "add element "+anchord.TableV4+" "+anchord.SerialSet+" "):
 		r.touched, r.ours = true, true
 	case strings.Contains(line, " "+anchord.TableV4), strings.Contains(line, " "+anchord.TableV6):

@@ -171,6 +171,7 @@ func answered(late context.Context, answer <-chan []finding) []finding {
 }
 
 func (c *examineCmd) tell(w io.Writer, d diagnosis) error {
+	d = bounded(d).(diagnosis)
 	if c.JSON {
 		out := json.NewEncoder(w)
 		out.SetIndent("", "  ")

@@ -328,6 +328,9 @@ func checkDuplicate(ctx context.Context, p *patient) []finding {
 	return joined(found)
 }
 
+// maxUnmade is as many as the kernel makes of advertisements (max_addresses).
+const maxUnmade = 16
+
 // unmadeAddresses are the IPv6 addresses that an interface would have of its MAC
 // and the prefixes on the LAN (RFC 4291, appendix A), and has not: the kernel gives
 // one up that it finds taken.
@@ -342,6 +345,9 @@ func unmadeAddresses(link anchord.Link, routes []anchord.Route) (addrs []netip.A
 		}
 		if slices.ContainsFunc(link.Addrs, func(a anchord.LinkAddr) bool { return r.Dst.Contains(a.Prefix.Addr()) }) {
 			continue
+		}
+		if len(addrs) == maxUnmade {
+			break
 		}
 		b := r.Dst.Addr().As16()
 		copy(b[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})

@@ -126,7 +126,7 @@ func (p *patient) look(ctx context.Context) {
 	wg.Go(func() {
 		p.links, p.linkErr = p.ip.Links(ctx)
 		if p.linkErr == nil {
-			p.routes, p.linkErr = p.ip.Routes(ctx)
+			p.routes, p.linkErr = p.ip.PrefixRoutes(ctx)
 		}
 	})
 	if p.asksDocker() {

@@ -22,7 +22,11 @@ func newLogger(w io.Writer, level logrus.Level) logger {
 
 // Event logs one event.
 func (l logger) Event(level anchord.Level, event, message string, fields anchord.Fields) {
-	entry := l.WithField("event", event).WithFields(logrus.Fields(fields))
+	message = anchord.Cut(message, anchord.LongestText)
+	entry := l.WithField("event", event)
+	for name, value := range fields {
+		entry = entry.WithField(name, bounded(value))
+	}
 	switch level {
 	case anchord.Debug:
 		entry.Debug(message)

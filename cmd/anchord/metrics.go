@@ -10,10 +10,10 @@ import (
 	"github.com/AlexCherrypi/anchord"
 )
 
-// bounded are all labels that a metric can have, but for the build's, and all
+// labelValues are all labels that a metric can have, but for the build's, and all
 // their values: never a container, an address or a port, of which there is no
 // end, and which others choose.
-var bounded = map[string][]string{
+var labelValues = map[string][]string{
 	"family":  {anchord.V4.String(), anchord.V6.String()},
 	"proto":   {string(anchord.TCP), string(anchord.UDP)},
 	"result":  {"ok", "error"},
@@ -68,7 +68,7 @@ func combinations(labels []string) [][]string {
 	for _, l := range labels {
 		var longer [][]string
 		for _, set := range sets {
-			for _, v := range bounded[l] {
+			for _, v := range labelValues[l] {
 				longer = append(longer, append(slices.Clone(set), v))
 			}
 		}

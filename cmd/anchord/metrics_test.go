@@ -34,7 +34,7 @@ func gathered(t *testing.T, r registry) map[string]float64 {
 			var labels []string
 			for _, l := range m.Label {
 				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-				if name != "anchord_build_info" && !slices.Contains(bounded[l.GetName()], l.GetValue()) {
+				if name != "anchord_build_info" && !slices.Contains(labelValues[l.GetName()], l.GetValue()) {
 					t.Errorf("a label that is not bounded: %s %s", name, labels)
 				}
 			}

@@ -224,12 +224,13 @@ func (n *networkAnchor) watch(ctx context.Context, group *errgroup.Group) {
 	rules := &watch.Ruleset{Fire: n.trigger.Fire}
 	// It reads which tables there are before it listens, and is blind to those
 	// made in between; so the tables come first. Whether they still stand when it
-	// listens, a look tells; later, it may have missed more than that.
+	// listens, a look tells; when it is started again, it may have missed anything.
 	unseen := anchord.SourcePoll
 	n.monitor(ctx, group, &exec.Child{
 		Args: []string{"nft", "monitor"}, Line: rules.Line, Listens: true, Started: func() {
+			rules.Began()
 			n.trigger.Fire(unseen, time.Time{})
-			unseen = anchord.SourceRuleset
+			unseen = anchord.SourceDoubt
 		},
 	}, n.standing)
 	group.Go(func() error { n.followLeases(ctx); return nil })
