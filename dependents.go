@@ -135,11 +135,11 @@ func containersOf(members []Member) []Container {
 // Recreations are the commands that recreate containers and nothing else, one for
 // each Compose project; those that no Compose project made have none. A container
 // that Compose kept carries the files of the day it was made: those of the
-// project's last start are on the youngest of all.
+// project's last start are on the youngest of all that name some.
 func Recreations(containers, all []Container) []string {
 	youngest := map[string]Container{}
 	for _, c := range slices.Concat(containers, all) {
-		if y, seen := youngest[c.Project()]; !c.OneOff() && (!seen || y.olderThan(c)) {
+		if y, seen := youngest[c.Project()]; !c.OneOff() && c.Labels[labelConfigFiles] != "" && (!seen || y.olderThan(c)) {
 			youngest[c.Project()] = c
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -194,7 +195,7 @@ func TestTheMetricsPortIsClosedToTheLANInIPv6(t *testing.T) {
 			}
 			local := r.box.usable6("lan0")
 			eventually(t, deadline, r.client.refused("tcp", on6(firstIP6, 9090)))
-			if err := r.client.silent("tcp", on6(local+"%eth0", 9090))(); err != nil {
+			if err := r.client.silent("tcp", on6(local+"%"+r.client.zone("eth0"), 9090))(); err != nil {
 				t.Error(err)
 			}
 			r.client.ip("route add fd5a:1::/64 via " + firstIP6 + "\n")
@@ -554,7 +555,7 @@ func TestLinkLocalAddressesAreRefusedAsAServerDoes(t *testing.T) {
 	r.box.sysctl("net.ipv6.icmp.ratelimit", "0")
 	ext6, local, client := r.ext6(), r.box.usable6("lan0"), r.client.usable6("eth0")
 	for name, c := range map[string]struct{ to, zone string }{
-		"the project's":                       {local, "%eth0"},
+		"the project's":                       {local, "%" + r.client.zone("eth0")},
 		"a client's, to the project's global": {ext6, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -577,13 +578,25 @@ func TestLinkLocalAddressesAreRefusedAsAServerDoes(t *testing.T) {
 	}
 }
 
+// zone is an interface's number: package net remembers for a minute which one a name
+// had, in whatever namespace it was asked last.
+func (n *ns) zone(iface string) string {
+	n.t.Helper()
+	var link *net.Interface
+	if err := in(n, func() (err error) { link, err = net.InterfaceByName(iface); return err }); err != nil {
+		n.t.Fatal(err)
+	}
+	return strconv.Itoa(link.Index)
+}
+
 // askFrom sends one request from a chosen address. What comes back is for a
 // capture to see: where a refusal comes before the client's own call has
 // returned, as on this LAN, the client does not tell.
 func (n *ns) askFrom(source, network, addr string) {
 	n.t.Helper()
+	zone := n.zone("eth0")
 	err := in(n, func() error {
-		from := net.TCPAddr{IP: net.ParseIP(source), Zone: "eth0"}
+		from := net.TCPAddr{IP: net.ParseIP(source), Zone: zone}
 		d := net.Dialer{Timeout: 50 * time.Millisecond, LocalAddr: &from}
 		if network == "udp" {
 			d.LocalAddr = &net.UDPAddr{IP: from.IP, Zone: from.Zone}

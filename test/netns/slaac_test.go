@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -152,7 +153,7 @@ func (r *advertiser) send(says advert) error {
 	if says.hopLimit != 0 {
 		control.HopLimit = says.hopLimit
 	}
-	_, err := r.conn.IPv6PacketConn().WriteTo(says.message(r.iface.HardwareAddr), control, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: "eth0"})
+	_, err := r.conn.IPv6PacketConn().WriteTo(says.message(r.iface.HardwareAddr), control, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: strconv.Itoa(r.iface.Index)})
 	return err
 }
 
