@@ -254,7 +254,7 @@ func FuzzOverride(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		key, err := json.Marshal(name)
 		if err != nil {
-			t.Skip()
+			t.Fatal(err)
 		}
 		result, err := Override([]byte(fmt.Sprintf(`{"name":"p","services":{%s:{"ports":[{"target":80,"published":"80"}]}}}`, key)), usual)
 		if err != nil {
